@@ -1,0 +1,40 @@
+# make demo   pretrain a model, score its checkpoints, run GRPO from each, open the page
+# make test   the test suite
+# make check  what CI runs: lint, types, tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: setup demo test lint check bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "valuegrad needs Python 3.11 or newer; try make PYTHON=python3.11" >&2; exit 2; }
+	@echo "setting up .venv (once; about a minute when the packages are cached)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/valuegrad pretrain $(DEMO)/pretrain
+	$(BIN)/valuegrad study examples/demo.toml --out $(DEMO)/study
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: setup
+	for claim in benchmarks/bench_*.py; do $(BIN)/python $$claim || exit 1; done
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,128 @@
+"""The critic-free methods: how each turns rewards into advantages, on samples and on populations.
+
+N prompts · G actions in a group
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from valuegrad.errors import UserError
+
+Method = Literal["grpo", "dr_grpo", "rloo", "reinforce", "ppo"]
+METHODS: tuple[Method, ...] = get_args(Method)
+XI = 1e-4
+"""Added to a standard deviation before dividing by it, as TRL does."""
+
+
+@dataclass(frozen=True)
+class PopulationAdvantages:
+    """Advantages over a whole distribution of actions: A(a) = slope · (r_a − baseline).
+
+    Attributes:
+        slope: factor per prompt, in inverse reward units for grpo and ppo, 1 otherwise.
+        baseline: what is taken off the reward per prompt, in reward units.
+    """
+
+    slope: Float[Tensor, " N"]
+    baseline: Float[Tensor, " N"]
+
+    def at(self, rows: list[int]) -> PopulationAdvantages:
+        """The same for some of the prompts."""
+        return PopulationAdvantages(self.slope[rows], self.baseline[rows])
+
+
+def advantages(rewards: Float[Tensor, "N G"], method: Method = "grpo") -> Float[Tensor, "N G"]:
+    """Advantages of sampled groups by one of the critic-free methods.
+
+    ``grpo``: (r − mean) / (std + ξ) in the group; ``dr_grpo``: r − mean in the group; ``rloo``:
+    r − mean of the others in the group; ``reinforce``: r; ``ppo``: (r − mean) / (std + ξ) over the
+    whole batch. Standard deviations have Bessel's correction and ξ = 1e-4, as in TRL (grpo and
+    dr_grpo are its ``scale_rewards="group"`` and ``"none"``). A group whose rewards are all equal
+    gets zero from the three methods with a group baseline.
+
+    Args:
+        rewards: one row a prompt, one column an action, in reward units.
+        method: one of `METHODS`.
+
+    Returns:
+        Advantages of the same shape, without gradient.
+
+    Raises:
+        UserError: an unknown method, rewards that are not finite, or groups of one action where
+            the method compares within the group.
+
+    Example:
+        >>> advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "rloo")
+        tensor([[ 1.0000, -0.3333, -0.3333, -0.3333]])
+    """
+    check_method(method)
+    rewards = rewards.detach()
+    if not torch.isfinite(rewards).all():
+        raise UserError("rewards", "NaN or infinity", "finite numbers", "mend the reward function")
+    if method == "reinforce":
+        return rewards.clone()
+    if rewards.shape[1] < 2 and (method != "ppo" or rewards.numel() < 2):
+        raise UserError("rewards", "groups of 1 action", "2 or more", "raise the group size")
+    if method == "ppo":
+        return (rewards - rewards.mean()) / (rewards.std() + XI)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    # The rounding of a mean must not turn equal rewards into a signal.
+    centred = torch.where(zero_spread(rewards)[:, None], 0.0, centred)
+    if method == "grpo":
+        return centred / (rewards.std(1, keepdim=True) + XI)
+    if method == "rloo":
+        return centred * (rewards.shape[1] / (rewards.shape[1] - 1))
+    return centred
+
+
+def zero_spread(rewards: Float[Tensor, "N G"]) -> Tensor:
+    """Which groups have equal rewards throughout, so that a group baseline leaves no signal."""
+    return rewards.amax(1) == rewards.amin(1)
+
+
+def population_advantages(
+    mean: Float[Tensor, " N"], variance: Float[Tensor, " N"], method: Method = "grpo"
+) -> PopulationAdvantages:
+    """Advantages with the moments of the whole distribution in the place of a group's.
+
+    The limit of `advantages` for infinitely large groups; ``rloo`` becomes ``dr_grpo``.
+
+    Args:
+        mean: E[r] per prompt, reward units.
+        variance: Var[r] per prompt, squared reward units.
+        method: one of `METHODS`.
+
+    Returns:
+        Slope and baseline per prompt.
+
+    Raises:
+        UserError: an unknown method.
+
+    Example:
+        >>> p = torch.tensor([0.5], dtype=torch.float64)
+        >>> population_advantages(p, p * (1 - p), "grpo").slope
+        tensor([1.9996], dtype=torch.float64)
+    """
+    check_method(method)
+    one, zero = torch.ones_like(mean), torch.zeros_like(mean)
+    if method == "reinforce":
+        return PopulationAdvantages(one, zero)
+    if method == "ppo":
+        pooled = mean.mean()
+        std = (variance.mean() + mean.var(correction=0)).sqrt()
+        return PopulationAdvantages(one / (std + XI), pooled.expand_as(mean))
+    if method == "grpo":
+        return PopulationAdvantages(1 / (variance.sqrt() + XI), mean)
+    return PopulationAdvantages(one, mean)
+
+
+def check_method(method: str) -> None:
+    """Refuse a method that is none of `METHODS`, with a message that lists them."""
+    if method not in METHODS:
+        raise UserError("method", repr(method), f"one of {', '.join(METHODS)}", "choose one")

@@ -1,0 +1,387 @@
+"""The command line: flags to calls, results to tables or JSON, errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, Token
+from rich.console import Console
+
+from valuegrad.errors import UserError, ValuegradError
+from valuegrad.progress import StderrProgress
+from valuegrad.report.tables import predictor_table, score_table, study_table, table, train_table
+from valuegrad.study.config import StudyConfig
+from valuegrad.study.run import Outcome
+from valuegrad.tasks.build import TaskSettings
+from valuegrad.training.settings import Budget
+
+
+def _numbers(type_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return tuple(int(part) for token in tokens for part in token.value.split(","))
+
+
+def _texts(type_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(part for token in tokens for part in token.value.split(","))
+
+
+@dataclass(frozen=True)
+class _BudgetFlags(Budget):
+    __doc__ = Budget.__doc__
+    updates: Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1)] = Budget.updates
+
+
+@dataclass(frozen=True)
+class _TaskFlags(TaskSettings):
+    __doc__ = TaskSettings.__doc__
+    name: Annotated[str, Parameter(name="--task")] = TaskSettings.name
+    seed: Annotated[int, Parameter(name="--task-seed")] = TaskSettings.seed
+    labels: Annotated[tuple[str, ...], Parameter(converter=_texts, n_tokens=1)] = (
+        TaskSettings.labels
+    )
+
+
+@dataclass(frozen=True)
+class _Common:
+    """Flags of every command.
+
+    Attributes:
+        out: folder for the results; what is finished there is not made again.
+        json: print the result as one JSON document on stdout and nothing else there.
+        device: cpu, cuda, cuda:N, or auto (CUDA when present).
+    """
+
+    out: Path | None = None
+    json: bool = False
+    device: str = "cpu"
+
+
+Flat = Parameter(name="*")
+Checkpoints = Annotated[
+    list[str], Parameter(help="Folders or quoted globs of folders, such as 'runs/step*'.")
+]
+app = App(
+    name="valuegrad",
+    help="Which checkpoint will reinforcement learning improve most, by how much, and why.",
+    default_parameter=Parameter(negative=()),
+)
+_stdout = Console()
+
+
+@app.command
+def study(
+    config: Path,
+    /,
+    *,
+    no_train: bool = False,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=False)] = (),
+    seed: int | None = None,
+    dtype: str | None = None,
+    common: Annotated[_Common, Flat] = _Common(),
+) -> int:
+    """Score every checkpoint, run GRPO from each, correlate, and write the report.
+
+    Resumes where it stopped. Example: ``valuegrad study study.toml --out runs/study``
+
+    Args:
+        config: TOML file with the checkpoints, the task and the budget.
+        no_train: score and rank only.
+        set_: a configuration key and its value in TOML, such as budget.seeds=1; may be repeated.
+        seed: of the first RL run of each checkpoint.
+        dtype: float32 or float64.
+        common: shared flags.
+    """
+    from valuegrad.study.config import load_config
+
+    flags = {**_assignments(set_), "budget.seed": seed, "dtype": dtype}
+    loaded = load_config(config, {k: v for k, v in flags.items() if v is not None})
+    folder = common.out or Path("runs") / config.stem
+    return _study(loaded, folder, common, ("score",) if no_train else ("score", "train"))
+
+
+@app.command
+def score(
+    checkpoints: Checkpoints,
+    /,
+    *,
+    site: str = StudyConfig.site,  # type: ignore[assignment]
+    alpha: float = StudyConfig.alpha,
+    dtype: str = StudyConfig.dtype,
+    task: Annotated[_TaskFlags, Flat] = _TaskFlags(),
+    budget: Annotated[_BudgetFlags, Flat] = _BudgetFlags(),
+    common: Annotated[_Common, Flat] = _Common(),
+) -> int:
+    """Measure each checkpoint and rank them by predicted gain; no RL is run.
+
+    Example: ``valuegrad score 'runs/demo/step*' --task label-copy --learning-rate 1e-4``
+
+    Args:
+        checkpoints: what to measure.
+        site: where value gradients live: embedding, a block's number, or final.
+        alpha: tilt of the headroom.
+        dtype: float32 or float64.
+        task: the task.
+        budget: the RL budget that the prediction is for.
+        common: shared flags.
+    """
+    from valuegrad.study.output import write_prompts
+    from valuegrad.study.summary import rank
+
+    config = _config(checkpoints, task, budget, site=site, alpha=alpha, dtype=dtype)
+    with _folder(common) as folder:
+        outcome = _run(config, folder, common, ("score",))
+        if common.out is not None:
+            write_prompts(folder, outcome)
+    scores = [{k: v for k, v in m.score.items() if k != "rows"} for m in outcome.measured]
+    ranking = rank(scores)
+    if common.json:
+        _print_json(scores)
+    else:
+        _stdout.print(score_table(ranking))
+        _stdout.print(f"RL is predicted to help most from [bold]{ranking[0]['checkpoint']}[/bold]")
+    return _finish(outcome)
+
+
+@app.command
+def train(
+    checkpoints: Checkpoints,
+    /,
+    *,
+    dtype: str = StudyConfig.dtype,
+    task: Annotated[_TaskFlags, Flat] = _TaskFlags(),
+    budget: Annotated[_BudgetFlags, Flat] = _BudgetFlags(),
+    common: Annotated[_Common, Flat] = _Common(),
+) -> int:
+    """Run GRPO from each checkpoint and print the reward before and after each budget.
+
+    Example: ``valuegrad train runs/demo/step400 --task label-copy --updates 10,20 --seeds 3``
+
+    Args:
+        checkpoints: where to start.
+        dtype: float32 or float64.
+        task: the task.
+        budget: the RL budget and its hyper-parameters.
+        common: shared flags.
+    """
+    config = _config(checkpoints, task, budget, dtype=dtype)
+    with _folder(common) as folder:
+        outcome = _run(config, folder, common, ("train",))
+    rows = [
+        {
+            "checkpoint": m.checkpoint.name,
+            "step": m.checkpoint.step,
+            "seed": run["seed"],
+            "updates": updates,
+            "reward_before": run["reward_before"],
+            "reward_after": after,
+            "gain": after - run["reward_before"],
+            "learning_rate": budget.learning_rate,
+            "prompts_per_update": budget.prompts_per_update,
+            "group_size": budget.group_size,
+            "engine": "one_token",
+        }
+        for m in outcome.measured
+        for run in m.runs
+        for updates, after in zip(run["updates"], run["rewards_after"], strict=True)
+    ]
+    if common.json:
+        _print_json(rows)
+    else:
+        _stdout.print(train_table(rows))
+    return _finish(outcome)
+
+
+@app.command
+def pretrain(
+    folder: Annotated[Path, Parameter(name="DIR")],
+    /,
+    *,
+    preset: str = "demo",
+    seed: int = 0,
+    common: Annotated[_Common, Flat] = _Common(),
+) -> int:
+    """Pretrain a small model on the standard library's source, with checkpoints along the way.
+
+    A finished run is left as it is. Example: ``valuegrad pretrain runs/demo``
+
+    Args:
+        folder: where the checkpoints go.
+        preset: demo, small, medium or large (1M to 100M parameters).
+        seed: of initialisation and data order.
+        common: shared flags.
+    """
+    from valuegrad.pretrain import PRESETS, pretrain
+
+    if preset not in PRESETS:
+        raise UserError("--preset", repr(preset), f"one of {', '.join(PRESETS)}", "choose one")
+    recipe = PRESETS[preset]
+    with StderrProgress() as progress:
+        written = pretrain(
+            folder, recipe, seed=seed, device=common.device,
+            progress=lambda step, loss: progress("pretraining", step, recipe.steps),
+        )  # fmt: skip
+    if common.json:
+        _print_json([str(path) for path in written])
+    else:
+        _stdout.print(f"{len(written)} checkpoints: '{folder}/step*'")
+    return 0
+
+
+@app.command
+def checkpoints(references: Checkpoints, /, *, common: Annotated[_Common, Flat] = _Common()) -> int:
+    """List what references resolve to, in the order in which a study takes them.
+
+    Example: ``valuegrad checkpoints 'runs/demo/step*'``
+
+    Args:
+        references: folders or globs.
+        common: shared flags.
+    """
+    from valuegrad.checkpoints import resolve
+
+    found = resolve(references)
+    rows = [
+        {"checkpoint": c.name, "revision": c.revision, "step": c.step, "tokens": c.tokens}
+        for c in found
+    ]
+    if common.json:
+        _print_json(rows)
+    else:
+        _stdout.print(table(("checkpoint", "step", "tokens"), rows))
+    return 0
+
+
+@app.command
+def report(folder: Path, /, *, common: Annotated[_Common, Flat] = _Common()) -> int:
+    """Make the figures and the page of a study anew from its records alone.
+
+    Example: ``valuegrad report runs/study``
+
+    Args:
+        folder: the study folder.
+        common: shared flags.
+    """
+    from valuegrad.study.output import rebuild_report
+
+    document = rebuild_report(folder)
+    if common.json:
+        _print_json(document["paths"])
+    else:
+        _open_me(document)
+    return 0
+
+
+def _study(
+    config: StudyConfig, folder: Path, common: _Common, measurements: tuple[str, ...]
+) -> int:
+    from valuegrad.study.output import write_study
+    from valuegrad.study.summary import summarise
+
+    outcome = _run(config, folder, common, measurements)
+    document = write_study(folder, summarise(config, outcome), outcome)
+    if common.json:
+        _print_json(document)
+    else:
+        _stdout.print(study_table(document))
+        if document["trained"]:
+            _stdout.print(predictor_table(document))
+        _open_me(document)
+    return _finish(outcome)
+
+
+def _run(
+    config: StudyConfig, folder: Path, common: _Common, measurements: tuple[str, ...]
+) -> Outcome:
+    from transformers.utils import logging
+
+    from valuegrad.study.run import run_study
+
+    logging.disable_progress_bar()
+    with StderrProgress() as progress:
+        return run_study(
+            config, folder, measurements=measurements, device=common.device, progress=progress
+        )
+
+
+def _config(checkpoints: list[str], task: TaskSettings, budget: Budget, **rest: Any) -> StudyConfig:
+    return StudyConfig(
+        checkpoints=tuple(checkpoints), task=TaskSettings(**asdict(task)),
+        budget=Budget(**asdict(budget)), **rest,
+    )  # fmt: skip
+
+
+def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError("--set", repr(pair), "KEY=VALUE", "for example --set budget.seeds=1")
+        try:
+            result[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            # A bare word is a text: quotes are rarely left standing by a shell.
+            result[key.strip()] = text
+    return result
+
+
+@contextmanager
+def _folder(common: _Common) -> Iterator[Path]:
+    """The folder that keeps the records, or one that goes with the command."""
+    if common.out is not None:
+        yield common.out
+    else:
+        with tempfile.TemporaryDirectory(prefix="valuegrad-") as scratch:
+            yield Path(scratch)
+
+
+def _finish(outcome: Outcome) -> int:
+    for name, message in outcome.failures.items():
+        print(f"valuegrad: {name} failed and was left out: {message}", file=sys.stderr)
+    return 1 if outcome.failures else 0
+
+
+def _open_me(document: dict[str, Any]) -> None:
+    page = Path(document["paths"]["report"]).resolve()
+    _stdout.print(f"Open {page.as_uri()}", soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    from valuegrad.study.records import to_json
+
+    sys.stdout.write(to_json(value))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code: 0 done, 2 wrong request, 1 failed."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after ``valuegrad``.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = app(
+            list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except (CycloptsError, UserError) as error:
+        print(f"valuegrad: {error}", file=sys.stderr)
+        return 2
+    except ValuegradError as error:
+        print(f"valuegrad: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("valuegrad: stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+    return code if isinstance(code, int) else 0

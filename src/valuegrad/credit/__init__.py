@@ -1,0 +1,1 @@
+"""Credit: value gradients, and the costates that estimate them."""

@@ -1,0 +1,35 @@
+"""What can go wrong, in two kinds: the request was wrong, or the run failed."""
+
+from __future__ import annotations
+
+
+class ValuegradError(Exception):
+    """The base of every error that valuegrad raises on purpose."""
+
+
+class UserError(ValuegradError, ValueError):
+    """The request was wrong: names the argument, what it was, what was wanted and the fix.
+
+    The command line prints it as one message on stderr and exits with 2.
+
+    Args:
+        argument: the flag, configuration key, file or function at fault, as the user knows it.
+        got: what it was.
+        wanted: what would have been right.
+        fix: what to do now.
+
+    Example:
+        >>> print(UserError("--alpha", "-1", "a number above 0", "use the default, 5"))
+        --alpha: got -1; wanted a number above 0. Fix: use the default, 5
+    """
+
+    def __init__(self, argument: str, got: str, wanted: str, fix: str) -> None:
+        self.argument, self.got, self.wanted, self.fix = argument, got, wanted, fix
+        super().__init__(f"{argument}: got {got}; wanted {wanted}. Fix: {fix}")
+
+
+class RunError(ValuegradError, RuntimeError):
+    """A failure while running: what is finished is kept, and the message says how to go on.
+
+    The command line prints it on stderr and exits with 1.
+    """

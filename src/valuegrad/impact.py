@@ -1,0 +1,250 @@
+"""RL impact of a checkpoint: signal, loss, alignment, headroom and the scores made of them.
+
+Everything of theory §6 in closed form for one-token answers: per prompt first, then averaged, with
+standard errors by the jackknife over prompts. No action is sampled.
+
+N prompts · B of them · D width · V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from valuegrad.advantages import METHODS, Method, check_method, population_advantages
+from valuegrad.credit.costates import (
+    ScoreGeometry,
+    centred_head,
+    final_geometry,
+    mean_costate_error,
+    site_geometry,
+)
+from valuegrad.credit.value_gradient import (
+    equal_lengths,
+    final_value_gradient,
+    head_chunks,
+    probabilities,
+    prompt_states,
+    site_jacobian,
+)
+from valuegrad.errors import UserError
+from valuegrad.policy import Policy, Site, check_site
+from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
+from valuegrad.tasks.task import Task
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Impact:
+    """Every measurement of one checkpoint but the probe step, for one method and site.
+
+    Attributes:
+        method: the critic-free method.
+        site: where the gradients live.
+        alpha: of the headroom, in inverse reward units.
+        group_size: actions a group, for pass@k and zero-spread groups.
+        means: measurement → value, theory §6.
+        standard_errors: measurement → standard error over prompts.
+        rows: measurement → value of each held-out prompt, where it has one.
+    """
+
+    method: Method
+    site: Site
+    alpha: float
+    group_size: int
+    means: dict[str, float]
+    standard_errors: dict[str, float]
+    rows: Columns
+
+
+def measure(
+    policy: Policy,
+    task: Task,
+    *,
+    methods: Sequence[Method] = METHODS,
+    site: Site = "final",
+    alpha: float = 5.0,
+    group_size: int = 16,
+) -> dict[Method, Impact]:
+    """Measure Σ, Λ, alignment, headroom and the scores for several methods at once.
+
+    The policy reads each prompt once and logits are formed at its last token only; a further
+    method costs a few passes over prompts × vocabulary.
+
+    Args:
+        policy: the policy.
+        task: a task with one-token answers.
+        methods: which critic-free methods.
+        site: ``"embedding"``, a block's number or ``"final"``. A site below ``"final"`` costs a
+            Jacobian of width × width a prompt.
+        alpha: tilt of the headroom (Eq. 28), in inverse reward units, above 0.
+        group_size: actions a group, for pass@k and zero-spread groups.
+
+    Returns:
+        One `Impact` a method.
+
+    Raises:
+        UserError: no such method or site, alpha or group size out of range, answers that are not
+            one token, an unusable reward.
+
+    Example:
+        ``measure(load_policy("runs/step100"), label_copy())["grpo"].means["alignment"]``
+    """
+    for method in methods:
+        check_method(method)
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise UserError("alpha", str(alpha), "a number above 0", "use the default, 5")
+    if group_size < 2:
+        raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
+    site = check_site(policy, site)
+    prompts = one_token_prompts(policy, task.evaluation, task.reward)
+    with torch.no_grad():
+        states = prompt_states(policy, prompts)
+        shared = _moments(policy, prompts, states, alpha, group_size)
+        by_method = _gradients(policy, prompts, states, shared, methods, site)
+    return {
+        method: _summary(method, site, alpha, group_size, {**shared, **by_method[method]})
+        for method in methods
+    }
+
+
+def expected_rewards(policy: Policy, prompts: OneTokenPrompts) -> Float[Tensor, " N"]:
+    """V = Σ_a p_a r_a of every prompt, exact over the vocabulary, in float64."""
+    with torch.no_grad():
+        states = prompt_states(policy, prompts)
+        values = [
+            (probabilities(policy, states[rows]) * prompts.reward_table(rows)).sum(1)
+            for rows in head_chunks(policy, len(prompts))
+        ]
+    return torch.cat(values)
+
+
+def _moments(
+    policy: Policy, prompts: OneTokenPrompts, states: Tensor, alpha: float, group_size: int
+) -> Columns:
+    """What needs the distribution of rewards only: one pass over prompts × vocabulary."""
+    parts: dict[str, list[Tensor]] = {}
+    for rows in head_chunks(policy, len(prompts)):
+        p, rewards = probabilities(policy, states[rows]), prompts.reward_table(rows)
+        mean = (p * rewards).sum(1)
+        # log E[e^{αr}] by expm1/log1p keeps its digits when the reward is nearly always 0.
+        tilted = (p * torch.expm1(alpha * rewards)).sum(1)
+        right = (p * (rewards >= 1)).sum(1).clamp(max=1)
+        chunk = {
+            "reward": mean,
+            "reward_variance": (p * (rewards - mean[:, None]).square()).sum(1),
+            "entropy": -torch.xlogy(p, p).sum(1),
+            "headroom": torch.log1p(tilted) / alpha - mean,
+            "tilted": tilted,
+            "pass_at_k": -torch.expm1(group_size * torch.log1p(-right)),
+            "zero_spread": _zero_spread(p, rewards, group_size, prompts.binary),
+        }
+        for name, values in chunk.items():
+            parts.setdefault(name, []).append(values)
+    return {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
+
+
+def _zero_spread(p: Tensor, rewards: Tensor, group_size: int, binary: bool) -> Tensor:
+    """The probability that a whole group earns the same: Σ_v P(r = v)^G."""
+    if binary:
+        right = (p * rewards).sum(1)
+        return right**group_size + (1 - right) ** group_size
+    values, which = torch.unique(rewards, return_inverse=True)
+    mass = torch.zeros(len(p), len(values), dtype=p.dtype, device=p.device)
+    mass.scatter_add_(1, which, p)
+    return (mass**group_size).sum(1)
+
+
+def _gradients(
+    policy: Policy,
+    prompts: OneTokenPrompts,
+    states: Tensor,
+    shared: Columns,
+    methods: Sequence[Method],
+    site: Site,
+) -> dict[Method, Columns]:
+    """What needs G: a second pass over prompts × vocabulary, all methods together."""
+    mean, variance = (
+        torch.from_numpy(shared[k]).to(policy.device) for k in ("reward", "reward_variance")
+    )
+    populations = {m: population_advantages(mean, variance, m) for m in methods}
+    head = centred_head(policy.head)
+    chunks = head_chunks(policy, len(prompts)) if site == "final" else equal_lengths(prompts)
+    squared = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
+    errors = {m: torch.empty_like(squared) for m in methods}
+    for rows in chunks:
+        p, rewards = probabilities(policy, states[rows]), prompts.reward_table(rows)
+        gradient = final_value_gradient(policy.head, p, rewards)
+        geometry: ScoreGeometry
+        if site == "final":
+            geometry = final_geometry(head, p, gradient)
+        else:
+            jacobian = site_jacobian(policy, prompts, rows, site)
+            geometry = site_geometry(policy.head, p, gradient, jacobian)
+        squared[rows] = geometry.value_gradient.double().square().sum(1)
+        done: dict[tuple[float, ...], Tensor] = {}
+        for m, population in populations.items():
+            here = population.at(rows)
+            # Two methods with the same population advantages (dr_grpo, rloo) share the work.
+            key = (*here.slope.tolist(), *here.baseline.tolist())
+            if key not in done:
+                done[key] = mean_costate_error(p, rewards, geometry, here)
+            errors[m][rows] = done[key]
+    norm = squared.sqrt()
+    return {
+        m: {
+            name: values.cpu().numpy()
+            for name, values in (
+                ("slope", populations[m].slope),
+                ("sigma", squared),
+                ("alignment", populations[m].slope * squared),
+                ("lambda_conditional", (populations[m].slope - 1).abs() * squared),
+                ("lambda_sample", norm * errors[m]),
+            )
+        }
+        for m in methods
+    }
+
+
+def _summary(method: Method, site: Site, alpha: float, group_size: int, rows: Columns) -> Impact:
+    totals = {name: values.sum() for name, values in rows.items()}
+    count = len(rows["reward"])
+    means = _combined({k: total / count for k, total in totals.items()}, alpha, count)
+    errors = dict.fromkeys(means, math.nan)
+    if count > 1:
+        left_out = _combined({k: (totals[k] - rows[k]) / (count - 1) for k in rows}, alpha, count)
+        scale = (count - 1) / count
+        errors = {
+            k: float(np.sqrt(scale * ((v - v.mean()) ** 2).sum())) for k, v in left_out.items()
+        }
+    return Impact(
+        method, site, alpha, group_size, {k: float(v) for k, v in means.items()}, errors, rows
+    )
+
+
+def _combined(mean: Columns, alpha: float, count: int) -> Columns:
+    """Measurements as functions of the means over prompts, so that a jackknife can redo them."""
+    headroom = mean["headroom"]
+    return {
+        "reward_before": mean["reward"],
+        "sigma": mean["sigma"],
+        "lambda_conditional": mean["lambda_conditional"],
+        "lambda_sample": mean["lambda_sample"],
+        "alignment": mean["alignment"],
+        "headroom": headroom,
+        "headroom_pooled": np.log1p(mean["tilted"]) / alpha - mean["reward"],
+        "p_gap": (mean["sigma"] - mean["lambda_sample"]) * headroom,
+        "p_gap_conditional": (mean["sigma"] - mean["lambda_conditional"]) * headroom,
+        "p_alignment": mean["alignment"] * headroom,
+        "entropy": mean["entropy"],
+        "reward_variance": mean["reward_variance"],
+        "pass_at_k": mean["pass_at_k"],
+        "zero_spread_groups": count * mean["zero_spread"],
+    }

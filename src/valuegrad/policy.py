@@ -1,0 +1,290 @@
+"""A causal language model as a policy: next-token distributions and hidden states at sites.
+
+The only file that knows transformers' internals. Sites are theory's: ``"embedding"`` (input of
+block 0), ``0 … L−1`` (residual stream after that block), ``"final"`` (what the output head reads).
+
+B prompts · D width · V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from valuegrad.arithmetic import use_true_float64
+from valuegrad.checkpoints import Checkpoint, resolve, validate
+from valuegrad.errors import UserError
+
+Site = int | str
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A loaded model with its tokenizer; made by `load_policy`.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
+        tokenizer: its tokenizer.
+        checkpoint: where it came from.
+    """
+
+    model: Any
+    tokenizer: Any
+    checkpoint: Checkpoint
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks in order."""
+        depth = self.model.config.get_text_config().num_hidden_layers
+        for module in self.model.base_model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == depth:
+                return module
+        raise UserError(
+            self.checkpoint.name,
+            f"a {type(self.model).__name__} whose {depth} blocks are in no module list",
+            "a decoder-only transformer",
+            "use a model such as OLMo-2, Pythia, Llama, Qwen or GPT-2",
+        )
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site, from the input to the output."""
+        return ("embedding", *range(len(self.blocks)), "final")
+
+    @property
+    def head(self) -> Float[Tensor, "V D"]:
+        """The output head W: logits are W h plus `head_bias`."""
+        return self.model.get_output_embeddings().weight.detach()  # type: ignore[no-any-return]
+
+    @property
+    def head_bias(self) -> Float[Tensor, " V"] | None:
+        """The bias of the output head, None where it has none."""
+        bias = getattr(self.model.get_output_embeddings(), "bias", None)
+        return None if bias is None else bias.detach()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the output head lies."""
+        return self.head.device
+
+    @property
+    def context(self) -> int:
+        """The most tokens a sequence may have."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or 2**31)
+
+
+def load_policy(
+    checkpoint: Checkpoint | str, *, device: str = "cpu", dtype: str = "float32"
+) -> Policy:
+    """Load a checkpoint as a policy: safetensors only, no remote code, no network.
+
+    With ``dtype="float64"`` every operation is in float64, also those for which transformers asks
+    float32; the other dtypes are transformers' own, bit for bit.
+
+    Args:
+        checkpoint: a resolved checkpoint, or the path of its folder.
+        device: a torch device such as ``"cpu"`` or ``"cuda"``; ``"auto"`` takes CUDA when present.
+        dtype: ``"float32"``, ``"float64"``, ``"bfloat16"`` or ``"float16"``.
+
+    Returns:
+        The policy, in evaluation mode.
+
+    Raises:
+        UserError: an unusable folder, device or dtype; a tokenizer that does not fit the
+            vocabulary; an output head that is not a plain linear map.
+
+    Example:
+        ``policy = load_policy("runs/step100", dtype="float64")``
+    """
+    if isinstance(checkpoint, str):
+        checkpoint = resolve([checkpoint])[0]
+    if dtype not in DTYPES:
+        raise UserError("dtype", repr(dtype), f"one of {', '.join(DTYPES)}", "choose one of those")
+    place = _device(device)
+    validate(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path, config=config, dtype=DTYPES[dtype], use_safetensors=True,
+            local_files_only=True,
+        )  # fmt: skip
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(
+            str(checkpoint.path),
+            f"a folder that transformers cannot load ({_first_line(error)})",
+            "a causal language model whose weights fit its config.json",
+            "check that weights and config.json belong together",
+        ) from error
+    policy = Policy(model.eval().to(place), _load_tokenizer(checkpoint), checkpoint)
+    if dtype == "float64":
+        use_true_float64(policy.model)
+    _check_vocabulary(policy)
+    _check_head(policy)
+    return policy
+
+
+def final_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
+    """The hidden state at ``"final"`` of each prompt's last token: what scores the first answer.
+
+    Prompts are padded on the right, which in a causal model no state of theirs can see, so no mask
+    is needed. Gradients flow where the caller has them enabled.
+
+    Args:
+        policy: the policy.
+        prompts: token ids, one sequence a prompt, lengths as they come.
+
+    Returns:
+        One state a prompt.
+    """
+    lengths = torch.tensor([len(p) for p in prompts], device=policy.device)
+    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=policy.device)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt, device=policy.device)
+    states = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return states[torch.arange(len(prompts), device=policy.device), lengths - 1]  # type: ignore[no-any-return]
+
+
+def logits(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+    """Next-token logits at given ``"final"`` states, with gradients to the head where enabled."""
+    return policy.model.get_output_embeddings()(states)  # type: ignore[no-any-return]
+
+
+def site_to_final(
+    policy: Policy, prompts: Sequence[Sequence[int]], site: Site
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+    """The graph from a site to ``"final"`` at the last token of prompts of one length.
+
+    Only the last position is in the graph: the earlier ones, which a change at this one cannot
+    reach, are read from the cache. A backward pass through it costs one token a prompt.
+
+    Args:
+        policy: the policy.
+        prompts: token ids, all of one length.
+        site: ``"embedding"`` or a block's number.
+
+    Returns:
+        The state at the site, a leaf that requires gradients, and the final state made from it.
+    """
+    ids = torch.tensor(prompts, device=policy.device)
+    base, cache = policy.model.base_model, DynamicCache(config=policy.model.config)
+    if ids.shape[1] > 1:
+        with torch.no_grad():
+            base(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+    with torch.enable_grad(), _leaf_at(policy, site) as leaves:
+        output = base(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+    return leaves[0], output.last_hidden_state[:, -1]
+
+
+def check_site(policy: Policy, site: Site) -> Site:
+    """A site as the policy knows it, numbers given as text included.
+
+    Args:
+        policy: the policy.
+        site: what the user asked for.
+
+    Returns:
+        The site.
+
+    Raises:
+        UserError: the policy has no such site; the message lists those it has.
+    """
+    text = str(site)
+    known = int(text) if text.isdigit() else text
+    if known not in policy.sites:
+        listed = ", ".join(map(str, policy.sites))
+        raise UserError("site", repr(site), f"one of {listed}", "choose one of those")
+    return known
+
+
+@contextmanager
+def _leaf_at(policy: Policy, site: Site) -> Iterator[list[Tensor]]:
+    leaves: list[Tensor] = []
+
+    def cut(state: Tensor) -> Tensor:
+        leaves.append(state[:, -1].detach().requires_grad_())
+        return leaves[0][:, None]
+
+    def cut_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (cut(args[0]), *args[1:])
+
+    def cut_output(module: nn.Module, args: Any, output: Any) -> Any:
+        return (cut(output[0]), *output[1:]) if isinstance(output, tuple) else cut(output)
+
+    if site == "embedding":
+        handle = policy.blocks[0].register_forward_pre_hook(cut_input)
+    else:
+        handle = policy.blocks[int(site)].register_forward_hook(cut_output)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise UserError("device", repr(name), "cpu, cuda or cuda:N", "choose one") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device", repr(name), "a device that is here", "use cpu: CUDA is not here")
+    return place
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise UserError(
+            str(checkpoint.path),
+            f"a folder without a usable tokenizer ({_first_line(error)})",
+            "the tokenizer that the model was trained with",
+            "save it beside the weights with tokenizer.save_pretrained",
+        ) from error
+
+
+def _check_vocabulary(policy: Policy) -> None:
+    largest, rows = max(policy.tokenizer.get_vocab().values()), policy.head.shape[0]
+    if largest >= rows:
+        raise UserError(
+            str(policy.checkpoint.path),
+            f"a tokenizer with token ids up to {largest} and a model of {rows} tokens",
+            "a tokenizer that fits the model's vocabulary",
+            "put the tokenizer that the model was trained with beside its weights",
+        )
+
+
+def _check_head(policy: Policy) -> None:
+    """Scaled or soft-capped logits would break every closed form silently: refuse them here."""
+    ids = torch.arange(3, device=policy.device)[None]
+    with torch.no_grad():
+        expected = policy.model(input_ids=ids, use_cache=False).logits[0, -1]
+        found = logits(policy, final_states(policy, ids.tolist()))[0]
+    scale = 4 * torch.finfo(expected.dtype).eps * max(1.0, expected.abs().max().item())
+    if expected.shape != found.shape or (expected - found).abs().max() > 16 * scale:
+        raise UserError(
+            str(policy.checkpoint.path),
+            f"a {type(policy.model).__name__} whose logits are not its output head's",
+            "a model with a separable output head (logits = W h)",
+            "use a model without logit scaling or soft-capping",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

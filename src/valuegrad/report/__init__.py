@@ -1,0 +1,1 @@
+"""Reports: records to figures, tables and one page."""

@@ -1,0 +1,102 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+def score_table(scores: Sequence[Row]) -> Table:
+    """The scores in order of rank, with the standard error of the prediction.
+
+    Args:
+        scores: the objects of ``valuegrad score --json``, best first.
+
+    Returns:
+        A table to print.
+    """
+    columns = ("reward_before", "probe_step", "±", "p_alignment", "headroom", "p_gap")
+    rows = [{**s, "±": s["standard_errors"].get("probe_step")} for s in scores]
+    return table(
+        ("rank", "checkpoint", *columns), [{"rank": i, **r} for i, r in enumerate(rows, 1)]
+    )
+
+
+def train_table(runs: Sequence[Row]) -> Table:
+    """The rewards before and after each budget.
+
+    Args:
+        runs: the objects of ``valuegrad train --json``.
+
+    Returns:
+        A table to print.
+    """
+    columns = ("checkpoint", "seed", "updates", "reward_before", "reward_after", "gain")
+    return table(columns, runs)
+
+
+def study_table(document: Row) -> Table:
+    """The checkpoints in order of predicted gain, with the measured gain where there is one.
+
+    Args:
+        document: the document of ``valuegrad study``.
+
+    Returns:
+        A table to print.
+    """
+    by_name = {c["checkpoint"]: c for c in document["checkpoints"]}
+    columns = ["rank", "checkpoint", "reward_before", "probe_step", "P(best)"]
+    columns += ["gain_mean", "gain_deviation"] if document["trained"] else []
+    rows = [
+        {"rank": i, "P(best)": probability, **by_name[name]}
+        for i, (name, probability) in enumerate(
+            zip(document["ranking"], document["best_probability"], strict=True), 1
+        )
+    ]
+    return table(columns, rows)
+
+
+def predictor_table(document: Row) -> Table:
+    """Every predictor's rank correlation with the gain, highest first.
+
+    Args:
+        document: the document of a study that ran RL.
+
+    Returns:
+        A table to print.
+    """
+    found = [{"predictor": name, **values} for name, values in document["predictors"].items()]
+    for row in found:
+        row["interval"] = " … ".join(map(_text, row["spearman_gain_interval"]))
+    found.sort(key=lambda row: -math.inf if row["spearman_gain"] is None else row["spearman_gain"])
+    columns = (
+        "predictor",
+        "spearman_gain",
+        "interval",
+        "p_value",
+        "partial_given_reward",
+        "regret",
+    )
+    return table(columns, found[::-1])
+
+
+def table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
+    """A plain table of some columns of some rows; numbers on the right, undefined ones as –."""
+    result = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        number = any(isinstance(row.get(name), int | float) for row in rows)
+        result.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(_text(row.get(name)) for name in columns))
+    return result
+
+
+def _text(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

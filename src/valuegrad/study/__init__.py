@@ -1,0 +1,1 @@
+"""Studies: measure every checkpoint, keep the records, draw the conclusions."""

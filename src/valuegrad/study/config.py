@@ -1,0 +1,136 @@
+"""The configuration of a study: TOML in, checked, with every default filled in."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from valuegrad.errors import UserError
+from valuegrad.policy import DTYPES
+from valuegrad.tasks.build import TaskSettings
+from valuegrad.training.settings import Budget
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Everything that decides the result of a study.
+
+    Attributes:
+        checkpoints: references: folders or globs of folders.
+        task: what to learn.
+        budget: the RL budget, its method included.
+        site: where value gradients and costates live.
+        alpha: tilt of the headroom.
+        dtype: of the arithmetic.
+    """
+
+    checkpoints: tuple[str, ...]
+    task: TaskSettings = field(default_factory=TaskSettings)
+    budget: Budget = field(default_factory=Budget)
+    site: int | str = "final"
+    alpha: float = 5.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints:
+            raise UserError("checkpoints", "an empty list", "at least one", "name a folder")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise UserError("alpha", str(self.alpha), "a number above 0", "use the default, 5")
+        if self.dtype not in DTYPES:
+            raise UserError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one")
+
+    def resolved(self) -> str:
+        """The whole configuration as JSON, defaults included: what a study folder belongs to."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def load_config(path: str | Path, flags: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read a study's configuration from TOML, with flags on top.
+
+    Args:
+        path: the TOML file. Relative checkpoints and task files are taken from the working folder.
+        flags: dotted keys such as ``budget.seeds`` and their values; None values are left out.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: no such file, TOML that does not parse, an unknown key (with the nearest known
+            one), or a value of the wrong kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("CONFIG", str(path), "a TOML file", "check the path")
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            str(path), f"TOML that does not parse ({error})", "TOML", "mend it"
+        ) from error
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            *parents, last = dotted.split(".")
+            branch = tree
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[last] = value
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: Mapping[str, Any], source: str = "config") -> StudyConfig:
+    """Check a configuration given as nested mappings.
+
+    Args:
+        tree: keys as in the TOML file.
+        source: where it came from, for messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: as `load_config`.
+
+    Example:
+        >>> parse_config({"checkpoints": ["runs/step*"]}).budget.seeds
+        3
+    """
+    try:
+        return _ADAPTER.validate_python(dict(tree))
+    except ValidationError as error:
+        raise _explained(error, source) from error
+
+
+def _explained(error: ValidationError, source: str) -> UserError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    location = [str(part) for part in first["loc"]]
+    key = f"{source}: {'.'.join(location)}"
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return UserError(key, "an unknown key", "a key that valuegrad knows", fix)
+    if first["type"] in ("missing", "missing_argument"):
+        return UserError(key, "nothing", "a value", "add the key")
+    return UserError(key, repr(first["input"]), first["msg"], "change the value")
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    owner: Any = {"task": TaskSettings, "budget": Budget}.get(section[-1] if section else "")
+    return [f.name for f in fields(owner or StudyConfig)]
+
+
+# pydantic reads a plain dataclass's settings from this attribute: unknown keys are refused.
+for _owner in (TaskSettings, Budget, StudyConfig):
+    _owner.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]
+_ADAPTER = TypeAdapter(StudyConfig)

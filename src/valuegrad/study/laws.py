@@ -1,0 +1,215 @@
+"""Laws that turn a predictor into a gain: fitted constants, and the error of leaving one out.
+
+Letters: n checkpoints, K budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from valuegrad.study.statistics import FloatArray, _constant, _require, _vector, _why_undefined
+
+MARGIN = 1e-12  # how far rewards are kept from 0 and 1, where the log-odds are infinite
+TILTS = np.geomspace(1e-8, 1e3, 128)  # nats; the grid for the largest tilt of a saturating law
+
+Constants = tuple[float, ...]
+Fit = Callable[[NDArray[np.intp]], Constants | str]  # from kept checkpoints; a str says why not
+Predict = Callable[..., FloatArray]  # from constants to mean gains
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted law: predictions of the mean gain, with and without the checkpoint in the fit.
+
+    `fitted` and `left_out` have shape (n,) and reward units, `leave_one_out_error` is the root mean
+    square of left_out − gain, and `reason` says why any of them is NaN ("" if none is).
+    """
+
+    name: str
+    constants: dict[str, float]
+    fitted: FloatArray
+    left_out: FloatArray
+    leave_one_out_error: float
+    reason: str
+
+
+def tilt(reward: FloatArray, alpha: FloatArray | float) -> FloatArray:
+    """Raise the log-odds of a success probability by α.
+
+    p e^α / (1 + p(e^α − 1)) = expit(logit p + α).
+
+    Args:
+        reward: the probabilities p in [0, 1], any shape; taken as 1e-12 from 0 and 1 at the least.
+        alpha: the tilts α in nats, one number or a shape that broadcasts with the rewards.
+
+    Returns:
+        The tilted probabilities, of the common shape.
+
+    Raises:
+        UserError: a reward is outside [0, 1].
+
+    Example:
+        >>> tilt(np.array([0.5, 0.25]), np.log(3.0)).round(12)
+        array([0.75, 0.5 ])
+    """
+    p = np.asarray(reward, dtype=np.float64)
+    outside = p[(p < 0) | (p > 1)]
+    fix = "rescale the rewards to probabilities"
+    _require(outside.size == 0, "reward", outside.tolist(), "numbers in [0, 1]", fix)
+    return np.asarray(special.expit(special.logit(np.clip(p, MARGIN, 1 - MARGIN)) + alpha))
+
+
+def proportional(predictor: FloatArray, gains: FloatArray) -> Law:
+    """Fit gain = κ·P (Eq. 30) by least squares.
+
+    κ = Σ P g / Σ P².
+
+    Args:
+        predictor: P, shape (n,), any unit.
+        gains: the mean gains over budgets, shape (n,), reward units.
+
+    Returns:
+        The law with its constant `kappa`, of either sign, in reward units per unit of P.
+
+    Raises:
+        UserError: a shape is wrong.
+
+    Example:
+        >>> law = proportional(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.2, 0.3, 0.4]))
+        >>> round(law.constants["kappa"], 12), round(law.leave_one_out_error, 12)
+        (0.1, 0.0)
+    """
+    P = _vector("predictor", predictor)
+    g = _vector("gains", gains, len(P))
+
+    def fit(kept: NDArray[np.intp]) -> Constants | str:
+        if not P[kept].any():
+            return "all-zero predictor"
+        return (float(P[kept] @ g[kept] / (P[kept] @ P[kept])),)
+
+    return _law("proportional", ("kappa",), fit, lambda kappa: kappa * P, g, _why_undefined(P, g))
+
+
+def affine(predictor: FloatArray, gains: FloatArray) -> Law:
+    """Fit gain = a + b·P by least squares.
+
+    b = cov(P, g) / var(P), a = mean(g) − b mean(P).
+
+    Args:
+        predictor: P, shape (n,), any unit.
+        gains: the mean gains over budgets, shape (n,), reward units.
+
+    Returns:
+        The law with its constants `a`, in reward units, and `b`, in reward units per unit of P.
+
+    Raises:
+        UserError: a shape is wrong.
+
+    Example:
+        >>> law = affine(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.3, 0.5, 0.7, 0.9]))
+        >>> round(law.constants["a"], 12), round(law.constants["b"], 12)
+        (0.1, 0.2)
+    """
+    P = _vector("predictor", predictor)
+    g = _vector("gains", gains, len(P))
+
+    def fit(kept: NDArray[np.intp]) -> Constants | str:
+        if _constant(P[kept]):
+            return "constant predictor"
+        centred = P[kept] - P[kept].mean()
+        b = float(centred @ g[kept] / (centred @ centred))
+        return float(g[kept].mean() - b * P[kept].mean()), b
+
+    return _law("affine", ("a", "b"), fit, lambda a, b: a + b * P, g, _why_undefined(P, g))
+
+
+def saturating(
+    log_odds_rate: FloatArray,
+    reward_before: FloatArray,
+    gains_by_updates: FloatArray,
+    updates: FloatArray,
+) -> Law:
+    """Fit gain = tilt(R, α) − R with α = c · rate · updates, c ≥ 0, by least squares.
+
+    c minimises Σ_ik (tilt(R_i, c rate_i u_k) − R_i − g_ik)² over all checkpoints and budgets.
+
+    Args:
+        log_odds_rate: the predicted rise of the log-odds an update, shape (n,), nats.
+        reward_before: R, shape (n,), a probability.
+        gains_by_updates: the gain after each budget, shape (n, K), reward units.
+        updates: the budgets, shape (K,), updates, finite and above 0.
+
+    Returns:
+        The law with its constant `c`, no unit; its predictions are means over the K budgets.
+
+    Raises:
+        UserError: a shape or a budget is wrong.
+
+    Example:
+        >>> R, updates = np.array([0.1, 0.2, 0.4, 0.5]), np.array([10.0, 20.0])
+        >>> gains = tilt(R[:, None], np.full((4, 1), 0.06) * updates) - R[:, None]
+        >>> round(saturating(np.full(4, 0.03), R, gains, updates).constants["c"], 6)
+        2.0
+    """
+    rate = _vector("log_odds_rate", log_odds_rate)
+    R = _vector("reward_before", reward_before, len(rate))
+    u = _vector("updates", updates)
+    fix = "pass the number of updates after which each column of gains was measured"
+    valid = bool(u.size and (np.isfinite(u) & (u > 0)).all())
+    _require(valid, "updates", u.tolist(), "one or more finite numbers above 0", fix)
+    g = np.asarray(gains_by_updates, dtype=np.float64)
+    wanted, fix = f"shape {(len(rate), len(u))}", "pass one row a checkpoint, one column a budget"
+    _require(g.shape == (len(rate), len(u)), "gains_by_updates", f"shape {g.shape}", wanted, fix)
+    outside = bool(((R < 0) | (R > 1)).any())
+    nothing = _why_undefined(rate, R, g) or ("reward_before outside [0, 1]" if outside else "")
+    signal = rate[:, None] * u
+
+    def predict(c: float) -> FloatArray:
+        return tilt(R[:, None], c * signal) - R[:, None]
+
+    def fit(kept: NDArray[np.intp]) -> Constants | str:
+        if not signal[kept].any():
+            return "all-zero log_odds_rate"
+
+        def loss(log_c: float) -> float:
+            return float(np.square(predict(math.exp(log_c))[kept] - g[kept]).sum())
+
+        # The loss may have several minima: a grid brackets the best, and the search refines it.
+        grid = np.log(TILTS / np.abs(signal[kept]).max())
+        losses = [loss(log_c) for log_c in grid]
+        best = int(np.argmin(losses))
+        around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+        found = optimize.minimize_scalar(loss, bounds=around, options={"xatol": 1e-10})
+        if losses[-1] <= found.fun:
+            return "no finite c fits best: the error falls up to the largest tilt"
+        return (0.0 if loss(-math.inf) <= found.fun else math.exp(found.x),)
+
+    mean_g = np.asarray(g.mean(axis=1))
+    return _law("saturating", ("c",), fit, lambda c: predict(c).mean(axis=1), mean_g, nothing)
+
+
+def _law(
+    name: str, symbols: tuple[str, ...], fit: Fit, predict: Predict, gains: FloatArray, nothing: str
+) -> Law:
+    """Fit to all checkpoints and to all but each, unless there is a reason for nothing."""
+    everyone, left_out = np.arange(len(gains)), np.full(len(gains), np.nan)
+    found = nothing or fit(everyone)
+    if isinstance(found, str):
+        undefined = dict.fromkeys(symbols, math.nan)
+        return Law(name, undefined, left_out, left_out.copy(), math.nan, found)
+    reason = ""
+    for i in everyone:
+        without = fit(np.delete(everyone, i))
+        if isinstance(without, str):
+            reason = f"{without} without checkpoint {i}"
+        else:
+            left_out[i] = predict(*without)[i]
+    error = float(np.sqrt(np.square(left_out - gains).mean()))
+    named = dict(zip(symbols, found, strict=True))
+    return Law(name, named, predict(*found), left_out, error, reason)

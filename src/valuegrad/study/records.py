@@ -1,0 +1,193 @@
+"""Records on disk: one file a measurement, whole or not there, keyed by what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from valuegrad.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished measurement.
+
+    Attributes:
+        measurement: ``score`` or ``train``.
+        inputs: everything that decides the result.
+        result: what was measured, plain JSON values.
+        seconds: wall-clock time; the only field that differs between two runs.
+    """
+
+    measurement: str
+    inputs: dict[str, Any]
+    result: dict[str, Any]
+    seconds: float
+
+
+class Records:
+    """The records of one study folder; a single writer.
+
+    Args:
+        folder: the study folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, measurement: str, inputs: Mapping[str, Any]) -> Record | None:
+        """The record of a measurement, None where it has not been finished."""
+        path = self._path(measurement, inputs)
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            return Record(measurement, found["inputs"], found["result"], found["seconds"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                str(path), f"a damaged record ({error})", "a record that valuegrad wrote",
+                "delete the file; it is measured again",
+            ) from error  # fmt: skip
+
+    def put(self, record: Record) -> None:
+        """Write a record; a crash leaves the whole file or none.
+
+        Raises:
+            RunError: the disk is full or not writable; what is finished stays.
+        """
+        whole = {
+            "measurement": record.measurement,
+            "inputs": record.inputs,
+            "result": record.result,
+            "provenance": provenance(),
+            "seconds": record.seconds,
+        }
+        write_atomically(self._path(record.measurement, record.inputs), to_json(whole))
+
+    def _path(self, measurement: str, inputs: Mapping[str, Any]) -> Path:
+        text = json.dumps([measurement, inputs], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self.folder / "records" / f"{measurement}-{key}.json"
+
+
+def claim(folder: Path, resolved: str) -> bool:
+    """Make a folder this configuration's, or find that it is already.
+
+    The list of checkpoints may change: a study can grow with the pretraining run it watches.
+
+    Args:
+        folder: the study folder.
+        resolved: the configuration as JSON.
+
+    Returns:
+        Whether the folder is new.
+
+    Raises:
+        UserError: it belongs to another configuration, or is no study folder.
+    """
+    mark = folder / "config.json"
+    if mark.is_file():
+        difference = _difference(mark.read_text("utf-8"), resolved)
+        if difference:
+            raise UserError(
+                "--out",
+                f"{folder}, a study with another configuration ({difference})",
+                "a new folder or the same configuration",
+                "name another folder with --out",
+            )
+        write_atomically(mark, resolved)
+        return False
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        got = f"{folder}, which holds something else"
+        raise UserError("--out", got, "a study folder or a new one", "name another folder")
+    write_atomically(mark, resolved)
+    return True
+
+
+def forget(folder: Path) -> None:
+    """Remove a study folder in which nothing was finished."""
+    if not any((folder / "records").glob("*.json")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a crash leaves the old one, the new one or none, never a part.
+
+    Args:
+        path: the file; its folder is made.
+        content: text or bytes.
+
+    Raises:
+        RunError: the disk is full or the folder not writable.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} could not be written ({error.strerror}). What was finished before is kept; "
+            "make room and run the same command again to go on from there"
+        ) from error
+
+
+def to_json(value: Any) -> str:
+    """JSON with NaN and infinities as null, as the JSON standard asks."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+
+
+def provenance() -> dict[str, Any]:
+    """What a result was made with: versions, threads, platform."""
+    names = ("valuegrad", "torch", "transformers", "numpy", "scipy")
+    return {
+        "versions": {name: version(name) for name in names},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _difference(known: str, asked: str) -> str:
+    try:
+        old, new = _flat(json.loads(known)), _flat(json.loads(asked))
+    except ValueError:
+        return "its config.json is damaged"
+    changed = [k for k in {**old, **new} if k != "checkpoints" and old.get(k) != new.get(k)]
+    shown = [f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in changed[:3]]
+    return "; ".join(shown)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

@@ -1,0 +1,1 @@
+"""Tasks: prompts in two splits and a reward, one file a kind."""

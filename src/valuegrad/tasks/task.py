@@ -1,0 +1,74 @@
+"""A task: prompts in two disjoint splits, and a reward."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from valuegrad.tasks.rewards import Exact, FunctionReward
+
+Reward = Exact | FunctionReward
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its right answer.
+
+    Attributes:
+        prompt: the text before the answer, exactly as the policy reads it.
+        answer: the text of the right answer, exactly as the policy should continue.
+        columns: further fields of the row, handed to a reward function by name.
+    """
+
+    prompt: str
+    answer: str
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts to train on, prompts to measure on, and the reward of a completion.
+
+    Attributes:
+        name: for tables and records.
+        train: the prompts that RL draws from.
+        evaluation: the held-out prompts that every measurement uses; disjoint from `train`.
+        reward: what a completion earns.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    evaluation: tuple[Example, ...]
+    reward: Reward
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that decides a measurement: prompts, answers, splits and reward."""
+        rows = [
+            [(e.prompt, e.answer, dict(e.columns)) for e in split]
+            for split in (self.train, self.evaluation)
+        ]
+        text = json.dumps([rows, self.reward.identity], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def held_out(prompt: str, fraction: float) -> bool:
+    """Whether a prompt belongs to the evaluation split: decided by its text alone.
+
+    The same text always falls on the same side, so the splits cannot share a prompt.
+
+    Args:
+        prompt: the text.
+        fraction: share of prompts to hold out, in [0, 1].
+
+    Returns:
+        True for about that share of all texts.
+
+    Example:
+        >>> held_out("label = 'B'", 1.0), held_out("label = 'B'", 0.0)
+        (True, False)
+    """
+    digest = hashlib.sha256(prompt.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -1,0 +1,1 @@
+"""GRPO: the objective, its settings, and one loop a kind of answer."""
