@@ -127,16 +127,20 @@ def scores(model, ids, sites):
 
 
 def mean_and_deviation(p, r):
-    mean = sum(float(w) * float(x) for w, x in zip(p, r, strict=True))
-    variance = sum(float(w) * (float(x) - mean) ** 2 for w, x in zip(p, r, strict=True))
-    return mean, math.sqrt(variance)
+    p, r = p.tolist(), r.tolist()
+    mean = sum(w * x for w, x in zip(p, r, strict=True))
+    return mean, math.sqrt(sum(w * (x - mean) ** 2 for w, x in zip(p, r, strict=True)))
+
+
+def pooled(ps, rs):
+    """All prompts taken together as one distribution of rewards."""
+    return torch.cat([p / len(ps) for p in ps]), torch.cat(list(rs))
 
 
 def population_advantages(method, ps, rs):
     """Advantages of every token under every prompt, in the limit of infinitely large groups."""
     if method == "ppo":
-        everything = torch.cat([p / len(ps) for p in ps]), torch.cat(list(rs))
-        moments = [mean_and_deviation(*everything)] * len(ps)
+        moments = [mean_and_deviation(*pooled(ps, rs))] * len(ps)
     else:
         moments = [mean_and_deviation(p, r) for p, r in zip(ps, rs, strict=True)]
     advantages = []
@@ -157,7 +161,7 @@ def group_advantages(method, rewards):
         mean = sum(values) / len(values)
         return mean, math.sqrt(sum((x - mean) ** 2 for x in values) / (len(values) - 1))
 
-    pooled = bessel([x for group in rewards for x in group])
+    whole = bessel([x for group in rewards for x in group])
     advantages = []
     for group in rewards:
         mean, deviation = bessel(group)
@@ -171,69 +175,59 @@ def group_advantages(method, rewards):
         elif method == "reinforce":
             advantages.append(list(group))
         else:
-            advantages.append([(x - pooled[0]) / (pooled[1] + XI) for x in group])
+            advantages.append([(x - whole[0]) / (whole[1] + XI) for x in group])
     return advantages
 
 
 # --- the measurements of one checkpoint ----------------------------------------------------------
 
 
-def measurements(ps, rs, scores_of_prompts, method, alpha=5.0, group_size=8):
-    """Every measurement, from distributions, rewards and scores (V, d) of the prompts."""
-    n = len(ps)
-    advantages = population_advantages(method, ps, rs)
-    totals = dict.fromkeys(
-        (
-            "reward_before",
-            "sigma",
-            "lambda_conditional",
-            "lambda_sample",
-            "alignment",
-            "headroom",
-            "entropy",
-            "reward_variance",
-            "pass_at_k",
-            "zero_spread_groups",
-        ),
-        0.0,
-    )
-    pooled_tilt = 0.0
-    for p, r, A, s in zip(ps, rs, advantages, scores_of_prompts, strict=True):
-        tokens = range(len(p))
-        G = sum(p[a] * r[a] * s[a] for a in tokens)
-        expected_costate = sum(p[a] * A[a] * s[a] for a in tokens)
-        norm = math.sqrt(sum(float(x) ** 2 for x in G))
-        distance = sum(float(p[a]) * float(torch.linalg.norm(A[a] * s[a] - G)) for a in tokens)
+def measurements(ps, rs, scores, method, alpha=5.0, group_size=16, prompts=None):
+    """Every measurement, from distributions (V), rewards (V) and scores (V, d) of some prompts.
+
+    `prompts` is the number of groups of which the zero-spread ones are counted: as many as there
+    are distributions, if it is not given. An action succeeds when it earns at least 1.
+    """
+    rows = []
+    for p, r, A, s in zip(ps, rs, population_advantages(method, ps, rs), scores, strict=True):
+        G = (p * r) @ s
+        costates = A[:, None] * s
+        expected_costate = p @ costates
+        distance = float(p @ torch.linalg.norm(costates - G, dim=1))
+        norm = float(torch.linalg.norm(G))
         mean, deviation = mean_and_deviation(p, r)
-        tilt = sum(float(p[a]) * math.exp(alpha * float(r[a])) for a in tokens)
-        pooled_tilt += tilt / n
-        success = sum(float(p[a]) for a in tokens if r[a] > 0)
-        mass = {}
-        for a in tokens:
-            mass[float(r[a])] = mass.get(float(r[a]), 0.0) + float(p[a])
-        for name, amount in {
-            "reward_before": mean,
-            "sigma": norm**2,
-            "lambda_conditional": norm * float(torch.linalg.norm(expected_costate - G)),
-            "lambda_sample": norm * distance,
-            "alignment": float(expected_costate @ G),
-            "headroom": math.log(tilt) / alpha - mean,
-            "entropy": -sum(float(x) * math.log(float(x)) for x in p if x > 0),
-            "reward_variance": deviation**2,
-            "pass_at_k": 1 - (1 - success) ** group_size,
-            "zero_spread_groups": n * sum(x**group_size for x in mass.values()),
-        }.items():
-            totals[name] += amount / n
-    totals["headroom_pooled"] = math.log(pooled_tilt) / alpha - totals["reward_before"]
-    signal, head = totals["sigma"], totals["headroom"]
-    totals["p_gap"] = (signal - totals["lambda_sample"]) * head
-    totals["p_gap_conditional"] = (signal - totals["lambda_conditional"]) * head
-    totals["p_alignment"] = totals["alignment"] * head
-    return totals
+        chances = list(zip(p.tolist(), r.tolist(), strict=True))
+        tilt = sum(w * math.exp(alpha * x) for w, x in chances)
+        success = sum(w for w, x in chances if x >= 1)
+        mass = dict.fromkeys(r.tolist(), 0.0)
+        for w, x in chances:
+            mass[x] += w
+        rows.append(
+            {
+                "reward_before": mean,
+                "sigma": norm**2,
+                "lambda_conditional": norm * float(torch.linalg.norm(expected_costate - G)),
+                "lambda_sample": norm * distance,
+                "alignment": float(expected_costate @ G),
+                "headroom": math.log(tilt) / alpha - mean,
+                "entropy": -sum(w * math.log(w) for w, _ in chances if w > 0),
+                "reward_variance": deviation**2,
+                "pass_at_k": 1 - (1 - success) ** group_size,
+                "zero_spread_groups": sum(x**group_size for x in mass.values()),
+                "tilt": tilt,
+            }
+        )
+    result = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    result["zero_spread_groups"] *= prompts or len(rows)
+    result["headroom_pooled"] = math.log(result.pop("tilt")) / alpha - result["reward_before"]
+    for name, lost in (("p_gap", "lambda_sample"), ("p_gap_conditional", "lambda_conditional")):
+        result[name] = (result["sigma"] - result[lost]) * result["headroom"]
+    result["p_alignment"] = result["alignment"] * result["headroom"]
+    return result
 
 
 def jackknife(function, n):
-    """Standard error of `function(kept prompts)`, leaving out one of n prompts at a time."""
+    """Standard error of `function(prompts kept)`, leaving out one of n prompts at a time."""
     values = [function([j for j in range(n) if j != i]) for i in range(n)]
     mean = sum(values) / n
     return math.sqrt((n - 1) / n * sum((x - mean) ** 2 for x in values))
@@ -242,30 +236,43 @@ def jackknife(function, n):
 # --- the probe step ------------------------------------------------------------------------------
 
 
-def probe(model, prompts, rs, method, distance):
-    """Reward change after Adam's first step on the conditional objective, and the gradient's norm.
+def conditional_gradient(model, prompts, rs, method):
+    """Parameter gradient of the mean over prompts of slope · V, the slopes held fixed.
 
-    The population costates add up to slope · ∂V: the slope is 1/(σ + ξ) for `grpo`, with σ pooled
-    for `ppo`, and 1 for the methods that do not normalise. Slopes are constants.
+    The population costates add up to slope · ∂V: the slope is 1/(σ + ξ) for `grpo`, with σ of all
+    prompts together for `ppo`, and 1 for the methods that do not normalise.
     """
     ps = [distribution(model, ids) for ids in prompts]
-    moved = copy.deepcopy(model)
-    before = sum(float(p @ r) for p, r in zip(ps, rs, strict=True)) / len(prompts)
     slopes = []
-    pooled = mean_and_deviation(torch.cat([p / len(ps) for p in ps]), torch.cat(list(rs)))[1]
     for p, r in zip(ps, rs, strict=True):
-        deviation = {"grpo": mean_and_deviation(p, r)[1], "ppo": pooled}.get(method)
+        deviation = {
+            "grpo": mean_and_deviation(p, r)[1],
+            "ppo": mean_and_deviation(*pooled(ps, rs))[1],
+        }.get(method)
         slopes.append(1.0 if deviation is None else 1 / (deviation + XI))
-    parameters = list(moved.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     objective = sum(
-        slope * value(moved, ids, r) for slope, ids, r in zip(slopes, prompts, rs, strict=True)
+        slope * value(model, ids, r) for slope, ids, r in zip(slopes, prompts, rs, strict=True)
     ) / len(prompts)
-    gradients = torch.autograd.grad(objective, parameters)
+    return torch.autograd.grad(objective, list(model.parameters()))
+
+
+def moved(model, direction, distance):
+    """A copy of the model with distance · direction added to its parameters."""
+    other = copy.deepcopy(model)
     with torch.no_grad():
-        for parameter, g in zip(parameters, gradients, strict=True):
-            parameter.add_(distance * g / (g.abs() + 1e-8))
-        after = sum(float(value(moved, ids, r)) for ids, r in zip(prompts, rs, strict=True))
+        for parameter, d in zip(other.parameters(), direction, strict=True):
+            parameter.add_(distance * d)
+    return other
+
+
+def rewards(model, prompts, rs):
+    """V of every prompt."""
+    return [float(distribution(model, ids) @ r) for ids, r in zip(prompts, rs, strict=True)]
+
+
+def probe(model, prompts, rs, method, distance):
+    """Rewards after Adam's first step on the conditional objective, and the gradient's norm."""
+    gradients = conditional_gradient(model, prompts, rs, method)
+    step = [g / (g.abs() + 1e-8) for g in gradients]
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
-    return after / len(prompts) - before, norm
+    return rewards(moved(model, step, distance), prompts, rs), norm

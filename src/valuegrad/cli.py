@@ -4,67 +4,34 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, Token
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from valuegrad.errors import UserError, ValuegradError
+from valuegrad.flags import (
+    BUDGET,
+    COMMON,
+    TASK,
+    BudgetFlags,
+    CommonFlags,
+    TaskFlags,
+    assignments,
+    study_config,
+)
 from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import predictor_table, score_table, study_table, table, train_table
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.run import Outcome
-from valuegrad.tasks.build import TaskSettings
-from valuegrad.training.settings import Budget
-
-
-def _numbers(type_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return tuple(int(part) for token in tokens for part in token.value.split(","))
-
-
-def _texts(type_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(part for token in tokens for part in token.value.split(","))
-
-
-@dataclass(frozen=True)
-class _BudgetFlags(Budget):
-    __doc__ = Budget.__doc__
-    updates: Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1)] = Budget.updates
-
-
-@dataclass(frozen=True)
-class _TaskFlags(TaskSettings):
-    __doc__ = TaskSettings.__doc__
-    name: Annotated[str, Parameter(name="--task")] = TaskSettings.name
-    seed: Annotated[int, Parameter(name="--task-seed")] = TaskSettings.seed
-    labels: Annotated[tuple[str, ...], Parameter(converter=_texts, n_tokens=1)] = (
-        TaskSettings.labels
-    )
-
-
-@dataclass(frozen=True)
-class _Common:
-    """Flags of every command.
-
-    Attributes:
-        out: folder for the results; what is finished there is not made again.
-        json: print the result as one JSON document on stdout and nothing else there.
-        device: cpu, cuda, cuda:N, or auto (CUDA when present).
-    """
-
-    out: Path | None = None
-    json: bool = False
-    device: str = "cpu"
-
 
 Flat = Parameter(name="*")
 Checkpoints = Annotated[
-    list[str], Parameter(help="Folders or quoted globs of folders, such as 'runs/step*'.")
+    list[str],
+    Parameter(name="CHECKPOINT", help="Folders or quoted globs of folders, such as 'runs/step*'."),
 ]
 app = App(
     name="valuegrad",
@@ -83,7 +50,7 @@ def study(
     set_: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=False)] = (),
     seed: int | None = None,
     dtype: str | None = None,
-    common: Annotated[_Common, Flat] = _Common(),
+    common: Annotated[CommonFlags, Flat] = COMMON,
 ) -> int:
     """Score every checkpoint, run GRPO from each, correlate, and write the report.
 
@@ -99,7 +66,7 @@ def study(
     """
     from valuegrad.study.config import load_config
 
-    flags = {**_assignments(set_), "budget.seed": seed, "dtype": dtype}
+    flags = {**assignments(set_), "budget.seed": seed, "dtype": dtype}
     loaded = load_config(config, {k: v for k, v in flags.items() if v is not None})
     folder = common.out or Path("runs") / config.stem
     return _study(loaded, folder, common, ("score",) if no_train else ("score", "train"))
@@ -113,9 +80,9 @@ def score(
     site: str = StudyConfig.site,  # type: ignore[assignment]
     alpha: float = StudyConfig.alpha,
     dtype: str = StudyConfig.dtype,
-    task: Annotated[_TaskFlags, Flat] = _TaskFlags(),
-    budget: Annotated[_BudgetFlags, Flat] = _BudgetFlags(),
-    common: Annotated[_Common, Flat] = _Common(),
+    task: Annotated[TaskFlags, Flat] = TASK,
+    budget: Annotated[BudgetFlags, Flat] = BUDGET,
+    common: Annotated[CommonFlags, Flat] = COMMON,
 ) -> int:
     """Measure each checkpoint and rank them by predicted gain; no RL is run.
 
@@ -133,12 +100,12 @@ def score(
     from valuegrad.study.output import write_prompts
     from valuegrad.study.summary import rank
 
-    config = _config(checkpoints, task, budget, site=site, alpha=alpha, dtype=dtype)
+    config = study_config(checkpoints, task, budget, site=site, alpha=alpha, dtype=dtype)
     with _folder(common) as folder:
         outcome = _run(config, folder, common, ("score",))
         if common.out is not None:
             write_prompts(folder, outcome)
-    scores = [{k: v for k, v in m.score.items() if k != "rows"} for m in outcome.measured]
+    scores = [m.measurements for m in outcome.measured]
     ranking = rank(scores)
     if common.json:
         _print_json(scores)
@@ -154,9 +121,9 @@ def train(
     /,
     *,
     dtype: str = StudyConfig.dtype,
-    task: Annotated[_TaskFlags, Flat] = _TaskFlags(),
-    budget: Annotated[_BudgetFlags, Flat] = _BudgetFlags(),
-    common: Annotated[_Common, Flat] = _Common(),
+    task: Annotated[TaskFlags, Flat] = TASK,
+    budget: Annotated[BudgetFlags, Flat] = BUDGET,
+    common: Annotated[CommonFlags, Flat] = COMMON,
 ) -> int:
     """Run GRPO from each checkpoint and print the reward before and after each budget.
 
@@ -169,12 +136,13 @@ def train(
         budget: the RL budget and its hyper-parameters.
         common: shared flags.
     """
-    config = _config(checkpoints, task, budget, dtype=dtype)
+    config = study_config(checkpoints, task, budget, dtype=dtype)
     with _folder(common) as folder:
         outcome = _run(config, folder, common, ("train",))
     rows = [
         {
             "checkpoint": m.checkpoint.name,
+            "label": m.checkpoint.label,
             "step": m.checkpoint.step,
             "seed": run["seed"],
             "updates": updates,
@@ -204,7 +172,7 @@ def pretrain(
     *,
     preset: str = "demo",
     seed: int = 0,
-    common: Annotated[_Common, Flat] = _Common(),
+    common: Annotated[CommonFlags, Flat] = COMMON,
 ) -> int:
     """Pretrain a small model on the standard library's source, with checkpoints along the way.
 
@@ -221,6 +189,7 @@ def pretrain(
     if preset not in PRESETS:
         raise UserError("--preset", repr(preset), f"one of {', '.join(PRESETS)}", "choose one")
     recipe = PRESETS[preset]
+    _hide_bars_of_transformers()
     with StderrProgress() as progress:
         written = pretrain(
             folder, recipe, seed=seed, device=common.device,
@@ -234,7 +203,9 @@ def pretrain(
 
 
 @app.command
-def checkpoints(references: Checkpoints, /, *, common: Annotated[_Common, Flat] = _Common()) -> int:
+def checkpoints(
+    references: Checkpoints, /, *, common: Annotated[CommonFlags, Flat] = COMMON
+) -> int:
     """List what references resolve to, in the order in which a study takes them.
 
     Example: ``valuegrad checkpoints 'runs/demo/step*'``
@@ -258,7 +229,7 @@ def checkpoints(references: Checkpoints, /, *, common: Annotated[_Common, Flat] 
 
 
 @app.command
-def report(folder: Path, /, *, common: Annotated[_Common, Flat] = _Common()) -> int:
+def report(folder: Path, /, *, common: Annotated[CommonFlags, Flat] = COMMON) -> int:
     """Make the figures and the page of a study anew from its records alone.
 
     Example: ``valuegrad report runs/study``
@@ -278,7 +249,7 @@ def report(folder: Path, /, *, common: Annotated[_Common, Flat] = _Common()) -> 
 
 
 def _study(
-    config: StudyConfig, folder: Path, common: _Common, measurements: tuple[str, ...]
+    config: StudyConfig, folder: Path, common: CommonFlags, measurements: tuple[str, ...]
 ) -> int:
     from valuegrad.study.output import write_study
     from valuegrad.study.summary import summarise
@@ -296,42 +267,26 @@ def _study(
 
 
 def _run(
-    config: StudyConfig, folder: Path, common: _Common, measurements: tuple[str, ...]
+    config: StudyConfig, folder: Path, common: CommonFlags, measurements: tuple[str, ...]
 ) -> Outcome:
-    from transformers.utils import logging
-
     from valuegrad.study.run import run_study
 
-    logging.disable_progress_bar()
+    _hide_bars_of_transformers()
     with StderrProgress() as progress:
         return run_study(
             config, folder, measurements=measurements, device=common.device, progress=progress
         )
 
 
-def _config(checkpoints: list[str], task: TaskSettings, budget: Budget, **rest: Any) -> StudyConfig:
-    return StudyConfig(
-        checkpoints=tuple(checkpoints), task=TaskSettings(**asdict(task)),
-        budget=Budget(**asdict(budget)), **rest,
-    )  # fmt: skip
+def _hide_bars_of_transformers() -> None:
+    """Loading and saving take no time worth a bar, and stderr has its own."""
+    from transformers.utils import logging
 
-
-def _assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise UserError("--set", repr(pair), "KEY=VALUE", "for example --set budget.seeds=1")
-        try:
-            result[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            # A bare word is a text: quotes are rarely left standing by a shell.
-            result[key.strip()] = text
-    return result
+    logging.disable_progress_bar()
 
 
 @contextmanager
-def _folder(common: _Common) -> Iterator[Path]:
+def _folder(common: CommonFlags) -> Iterator[Path]:
     """The folder that keeps the records, or one that goes with the command."""
     if common.out is not None:
         yield common.out

@@ -43,6 +43,7 @@ class Recipe:
         every: steps between checkpoints.
         learning_rate: of both optimisers, after the warm-up.
         warmup: steps over which the learning rate rises.
+        cooldown: share of the steps, at the end, over which it falls to a tenth.
         dtype: of the forward pass; the weights stay float32.
     """
 
@@ -57,14 +58,21 @@ class Recipe:
     every: int
     learning_rate: float
     warmup: int = 50
+    cooldown: float = 0.3
     dtype: str = "float32"
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step: a linear rise, level, and a linear fall to a tenth."""
+        rise = min(1.0, step / self.warmup)
+        left = (self.steps - step) / max(1.0, self.cooldown * self.steps)
+        return self.learning_rate * rise * (0.1 + 0.9 * min(1.0, left))
 
 
 PRESETS = {
-    "demo": Recipe(1024, 128, 4, 4, 256, 256, 4096, 600, 40, 3e-3),
+    "demo": Recipe(1024, 128, 4, 4, 256, 256, 4096, 600, 30, 5e-3, cooldown=0.6),
     "small": Recipe(2048, 128, 4, 4, 384, 256, 8192, 4000, 200, 3e-3),
-    "medium": Recipe(8192, 384, 8, 6, 1024, 512, 32768, 8000, 400, 2e-3, 200, "bfloat16"),
-    "large": Recipe(16384, 768, 12, 12, 2048, 1024, 131072, 10000, 500, 1e-3, 500, "bfloat16"),
+    "medium": Recipe(8192, 384, 8, 6, 1024, 512, 32768, 8000, 400, 2e-3, 200, 0.3, "bfloat16"),
+    "large": Recipe(16384, 768, 12, 12, 2048, 1024, 131072, 10000, 500, 1e-3, 500, 0.3, "bfloat16"),
 }
 
 
@@ -200,9 +208,10 @@ class _Run:
         loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        rate = self.recipe.rate(step)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = self.recipe.learning_rate * min(1.0, step / self.recipe.warmup)
+                group["lr"] = rate
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return float(loss.detach())

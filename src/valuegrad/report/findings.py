@@ -49,24 +49,9 @@ def prediction(document: Document) -> Prediction:
     return Prediction(tuple(document["laws"][name]["left_out"]), name, error)
 
 
-def column(document: Document, name: str) -> tuple[float | None, ...]:
+def column(document: Document, name: str) -> tuple[Any, ...]:
     """Read one measurement of all checkpoints, in the document's order; None where undefined."""
     return tuple(checkpoint.get(name) for checkpoint in document["checkpoints"])
-
-
-def axis_names(document: Document) -> tuple[list[str], str]:
-    """Name the checkpoints on an axis, in the document's order.
-
-    Args:
-        document: of a study.
-
-    Returns:
-        Their steps where all have one and no two the same, else their labels; and the axis title.
-    """
-    steps = column(document, "step")
-    if None not in steps and len(set(steps)) == len(steps):
-        return [f"{step:,}" for step in steps], "pretraining step"
-    return [checkpoint["label"] for checkpoint in document["checkpoints"]], "checkpoint"
 
 
 def ranked(document: Document) -> list[int]:
@@ -95,6 +80,23 @@ def ranks(values: Sequence[float | None]) -> list[float | None]:
         else sum(other > value for other in known) + (known.count(value) + 1) / 2
         for value in values
     ]
+
+
+def sorted_predictors(document: Document) -> dict[str, dict[str, Any]]:
+    """Sort a document's predictors by correlation with the gain, undefined ones last.
+
+    Args:
+        document: of a study that ran RL.
+
+    Returns:
+        The entries of ``predictors``; of equal ones the one that the ranking goes by comes first.
+    """
+
+    def key(item: tuple[str, dict[str, Any]]) -> tuple[float, bool]:
+        rho = item[1]["spearman_gain"]
+        return (2.0 if rho is None else -rho, item[0] != document["ranked_by"])
+
+    return dict(sorted(document["predictors"].items(), key=key))
 
 
 def best_measured(document: Document) -> int | None:

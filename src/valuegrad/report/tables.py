@@ -22,9 +22,7 @@ def score_table(scores: Sequence[Row]) -> Table:
     """
     columns = ("reward_before", "probe_step", "±", "p_alignment", "headroom", "p_gap")
     rows = [{**s, "±": s["standard_errors"].get("probe_step")} for s in scores]
-    return table(
-        ("rank", "checkpoint", *columns), [{"rank": i, **r} for i, r in enumerate(rows, 1)]
-    )
+    return table(("rank", "label", *columns), [{"rank": i, **r} for i, r in enumerate(rows, 1)])
 
 
 def train_table(runs: Sequence[Row]) -> Table:
@@ -36,7 +34,7 @@ def train_table(runs: Sequence[Row]) -> Table:
     Returns:
         A table to print.
     """
-    columns = ("checkpoint", "seed", "updates", "reward_before", "reward_after", "gain")
+    columns = ("label", "seed", "updates", "reward_before", "reward_after", "gain")
     return table(columns, runs)
 
 
@@ -50,7 +48,7 @@ def study_table(document: Row) -> Table:
         A table to print.
     """
     by_name = {c["checkpoint"]: c for c in document["checkpoints"]}
-    columns = ["rank", "checkpoint", "reward_before", "probe_step", "P(best)"]
+    columns = ["rank", "label", "reward_before", "probe_step", "P(best)"]
     columns += ["gain_mean", "gain_deviation"] if document["trained"] else []
     rows = [
         {"rank": i, "P(best)": probability, **by_name[name]}
@@ -90,7 +88,7 @@ def table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
     result = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
         number = any(isinstance(row.get(name), int | float) for row in rows)
-        result.add_column(name, justify="right" if number else "left", overflow="fold")
+        result.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         result.add_row(*(_text(row.get(name)) for name in columns))
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+from altair.typing import ChartType
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH = 1000  # pixels; what a figure may take across, axes and legends included
@@ -21,7 +22,7 @@ INK = "#3d444c"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def themed(chart: alt.Chart) -> alt.Chart:
+def themed(chart: ChartType) -> ChartType:
     """Give a finished chart the look that all figures share.
 
     Args:
@@ -35,7 +36,7 @@ def themed(chart: alt.Chart) -> alt.Chart:
         padding=4,
         view={"stroke": None},
         title={
-            "anchor": "start", "frame": "group", "fontSize": 13, "fontWeight": 600, "color": INK,
+            "anchor": "start", "frame": "bounds", "fontSize": 13, "fontWeight": 600, "color": INK,
             "subtitleFontSize": 12, "subtitleColor": INK, "subtitlePadding": 4, "offset": 10,
         },
         axis={
@@ -98,7 +99,7 @@ def fixed(value: float | None, decimals: int = 2, *, sign: bool = False) -> str:
 
 
 def share(probability: float | None) -> str:
-    """Write a probability as a percentage that never rounds to a certainty it is not.
+    """Write a simulated probability as a percentage that never rounds to a certainty.
 
     Args:
         probability: between 0 and 1, None where undefined.
@@ -107,12 +108,12 @@ def share(probability: float | None) -> str:
         The text; a dash where it is undefined.
 
     Example:
-        >>> share(0.598), share(0.0004), share(0.999), share(0.0)
-        ('60%', '< 1%', '> 99%', '0%')
+        >>> share(0.598), share(0.0), share(0.999), share(1.0)
+        ('60%', '< 1%', '> 99%', '100%')
     """
     if probability is None:
         return UNDEFINED
-    if 0 < probability < 0.01:
+    if probability < 0.01:
         return "< 1%"
     if 0.99 < probability < 1:
         return "> 99%"
@@ -176,17 +177,30 @@ def spearman(value: float | None, interval: list[float | None] | None = None) ->
     return f"{fixed(value)} [{fixed(low)}, {fixed(high)}]"
 
 
-def label_angle(texts: list[str], width: float) -> dict[str, Any]:
-    """Turn axis labels where they would not fit side by side.
+def small_title(text: str, size: int = 11) -> alt.Title:
+    """Make the title of one panel of several."""
+    weight = "normal" if size < 12 else 600
+    return alt.Title(text, fontSize=size, fontWeight=weight, offset=6, frame="group")
+
+
+def drawn(rows: list[dict[str, Any]], tooltip: dict[str, str] | None = None) -> ChartType:
+    """Start a chart on rows of plain values.
 
     Args:
-        texts: the labels.
-        width: of the axis, in pixels.
+        rows: what is drawn; None where a value is undefined.
+        tooltip: field → title; each field holds text that is ready for reading.
 
     Returns:
-        Axis properties: the angle, and what follows from it.
+        A chart without a mark.
     """
-    longest = max((len(text) for text in texts), default=0)
-    if longest * 6.4 + 6 <= width / max(len(texts), 1):
-        return {"labelAngle": 0}
-    return {"labelAngle": -45, "labelAlign": "right", "labelOverlap": "greedy", "labelLimit": 110}
+    chart = alt.Chart(alt.InlineData(values=rows))
+    if tooltip is None:
+        return chart
+    return chart.encode(
+        tooltip=[alt.Tooltip(f"{name}:N", title=title) for name, title in tooltip.items()]
+    )
+
+
+def defined(chart: ChartType, *fields: str) -> ChartType:
+    """Leave out the rows in which one of some fields is undefined."""
+    return chart.transform_filter(" && ".join(f"isValid(datum.{name})" for name in fields))

@@ -109,13 +109,15 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> StudyConfig
 
 
 def _explained(error: ValidationError, source: str) -> UserError:
-    first = error.errors()[0]
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    # A misspelt key also leaves the right one missing: speak of the misspelling.
+    first = min(error.errors(), key=lambda found: found["type"] not in unknown)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return cause
     location = [str(part) for part in first["loc"]]
     key = f"{source}: {'.'.join(location)}"
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if first["type"] in unknown:
         known = _known_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

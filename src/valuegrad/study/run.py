@@ -29,7 +29,7 @@ from valuegrad.training.one_token import train
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the number done and the number in all."""
 
-_NAMES = ("checkpoint", "revision", "step", "tokens")
+_NAMES = ("checkpoint", "label", "revision", "step", "tokens")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Measured:
     score: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
     seconds: tuple[float, float]
+
+    @property
+    def measurements(self) -> dict[str, Any]:
+        """The score without its per-prompt rows: an object of ``valuegrad score --json``."""
+        return {k: v for k, v in self.score.items() if k != "rows"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class _Study:
         measured = []
         for checkpoint in self._whole():
             score, runs = self.scores.get(checkpoint), self.runs.get(checkpoint, [])
-            names = {name: getattr(checkpoint, name) for name in ("revision", "step", "tokens")}
+            names = {name: getattr(checkpoint, name) for name in _NAMES[1:]}
             seconds = score.seconds if score else 0.0
             measured.append(
                 Measured(
@@ -209,7 +214,7 @@ class _Study:
         result = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
         # Names are no part of a record: a checkpoint that moved is the same checkpoint.
         for name in (*_NAMES, "seconds"):
-            del result[name]
+            result.pop(name, None)
         result["rows"] = {k: np.asarray(v).tolist() for k, v in found.rows.items()}
         return result
 

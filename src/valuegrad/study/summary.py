@@ -6,6 +6,7 @@ n checkpoints · K numbers of updates · S seeds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def summarise(config: StudyConfig, outcome: Outcome) -> dict[str, Any]:
             "score": sum(m.seconds[0] for m in measured),
             "train": sum(m.seconds[1] for m in measured),
         },
-        "config": config.resolved(),
+        "config": asdict(config),
     }
     if gains is not None:
         document["predictors"] = {name: _predictor(name, scores, gains) for name in PREDICTORS}
@@ -158,8 +159,7 @@ def _combination(scores: Sequence[dict[str, Any]], gains: FloatArray) -> dict[st
 
 
 def _checkpoint(measured: Measured, gains: FloatArray | None) -> dict[str, Any]:
-    score = {k: v for k, v in measured.score.items() if k != "rows"}
-    score["label"] = measured.checkpoint.label
+    score = measured.measurements
     if gains is None:
         return score
     by_updates = dict(zip(measured.runs[0]["updates"], gains.mean(0).tolist(), strict=True))

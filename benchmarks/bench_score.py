@@ -1,0 +1,78 @@
+"""Claim: scoring costs little more than reading the prompts once.
+
+`measure` at the final site, all five methods together, against a bare transformers forward of the
+same prompts with logits at the last position only: at most 1.2 times the time. The probe step is
+reported apart: at most 4.5 forwards. The model has about 100M random parameters and 50,304 tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
+
+from machine import machine, paired_ratio, ratio
+from valuegrad.impact import measure
+from valuegrad.policy import Policy, load_policy
+from valuegrad.pretrain import byte_level_bpe, standard_library
+from valuegrad.probe import probe
+from valuegrad.tasks.label_copy import label_copy
+from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
+
+PROMPTS = 128
+VOCABULARY = 50_304
+BATCH_TOKENS = 8192
+
+
+def random_policy(folder: Path) -> Policy:
+    """A random OLMo-2 of about 100M parameters with a real tokenizer."""
+    torch.manual_seed(0)
+    config = Olmo2Config(
+        vocab_size=VOCABULARY, hidden_size=640, intermediate_size=1728, num_hidden_layers=10,
+        num_attention_heads=10, num_key_value_heads=10, max_position_embeddings=512,
+        pad_token_id=0, eos_token_id=0, bos_token_id=None,
+    )  # fmt: skip
+    model = Olmo2ForCausalLM(config)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters")
+    model.save_pretrained(folder)
+    tokenizer = byte_level_bpe(standard_library()[:100], 1024)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return load_policy(str(folder))
+
+
+@torch.no_grad()
+def bare_forward(policy: Policy, prompts: OneTokenPrompts) -> None:
+    """The cheapest way to the same logits in transformers: left padding, the last position only."""
+    for rows in batches([len(t) for t in prompts.tokens], BATCH_TOKENS):
+        longest = max(len(prompts.tokens[row]) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            tokens = prompts.tokens[row]
+            ids[i, longest - len(tokens) :] = torch.tensor(tokens)
+            mask[i, longest - len(tokens) :] = 1
+        policy.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+
+
+def main() -> None:
+    print(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        policy = random_policy(Path(folder))
+        task = label_copy(prompts=PROMPTS)
+        prompts = one_token_prompts(policy, task.evaluation, task.reward)
+        mean = sum(map(len, prompts.tokens)) / PROMPTS
+        print(f"{PROMPTS} prompts of {mean:.0f} tokens on average, vocabulary {VOCABULARY}")
+
+        def forward() -> None:
+            bare_forward(policy, prompts)
+
+        found = paired_ratio(lambda: measure(policy, task), forward)
+        print(f"measure, 5 methods / bare forward: {ratio(found)}, at most 1.2")
+        found = paired_ratio(lambda: probe(policy, task, distances=[1e-4]), forward, rounds=3)
+        print(f"probe step / bare forward: {ratio(found)}, at most 4.5")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The flags that commands share, made from the settings themselves so that defaults stand once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from valuegrad.errors import UserError
+from valuegrad.study.config import StudyConfig
+from valuegrad.tasks.build import TaskSettings
+from valuegrad.training.settings import Budget
+
+
+def _numbers(type_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return tuple(int(part) for token in tokens for part in token.value.split(","))
+
+
+def _texts(type_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(part for token in tokens for part in token.value.split(","))
+
+
+def _shown(value: tuple[object, ...]) -> str:
+    return ",".join(map(str, value))
+
+
+@dataclass(frozen=True)
+class BudgetFlags(Budget):  # noqa: D101 (the settings' own docstring, which the help shows)
+    __doc__ = Budget.__doc__
+    updates: Annotated[
+        tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, show_default=_shown)
+    ] = Budget.updates
+
+
+@dataclass(frozen=True)
+class TaskFlags(TaskSettings):  # noqa: D101
+    __doc__ = TaskSettings.__doc__
+    name: Annotated[str, Parameter(name="--task")] = TaskSettings.name
+    seed: Annotated[int, Parameter(name="--task-seed")] = TaskSettings.seed
+    labels: Annotated[
+        tuple[str, ...], Parameter(converter=_texts, n_tokens=1, show_default=_shown)
+    ] = TaskSettings.labels
+
+
+@dataclass(frozen=True)
+class CommonFlags:
+    """Flags of every command.
+
+    Attributes:
+        out: folder for the results; what is finished there is not made again.
+        json: print the result as one JSON document on stdout and nothing else there.
+        device: cpu, cuda, cuda:N, or auto (CUDA when present).
+    """
+
+    out: Path | None = None
+    json: bool = False
+    device: str = "cpu"
+
+
+BUDGET, TASK, COMMON = BudgetFlags(), TaskFlags(), CommonFlags()
+
+
+def study_config(
+    checkpoints: list[str], task: TaskSettings, budget: Budget, **rest: Any
+) -> StudyConfig:
+    """The study that a command's flags describe."""
+    return StudyConfig(
+        checkpoints=tuple(checkpoints), task=TaskSettings(**asdict(task)),
+        budget=Budget(**asdict(budget)), **rest,
+    )  # fmt: skip
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Configuration keys and their values from ``KEY=VALUE`` texts, values in TOML.
+
+    Raises:
+        UserError: a text without an equals sign.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError("--set", repr(pair), "KEY=VALUE", "for example --set budget.seeds=1")
+        try:
+            result[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            # A bare word is a text: quotes are rarely left standing by a shell.
+            result[key.strip()] = text
+    return result

@@ -1,0 +1,101 @@
+"""The checkpoints of a study as an axis, as colours and as rows: shared by the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from valuegrad.report.findings import Document, column
+
+LEGEND = 6  # checkpoints named in a colour legend
+CHARACTER = 6.4  # pixels a character of an axis label takes
+WIDE = 300  # a quantity that spans a larger factor than this is drawn in powers of ten
+
+
+def checkpoint_rows(document: Document) -> list[dict[str, Any]]:
+    """Make one row a checkpoint, in the document's order: its place, axis name and label."""
+    names, _ = _axis_names(document)
+    labels = column(document, "label")
+    return [
+        {"order": i, "name": name, "checkpoint": label}
+        for i, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
+
+
+def checkpoint_axis(document: Document, width: int, *, labels: bool = True) -> alt.X:
+    """Make the x axis that has one place a checkpoint, in the document's order.
+
+    Args:
+        document: of a study.
+        width: of the axis, in pixels.
+        labels: whether the axis is labelled.
+
+    Returns:
+        The encoding.
+    """
+    names, title = _axis_names(document)
+    longest = max(len(name) for name in names)
+    axis: dict[str, Any] = {"grid": False, "labelAngle": 0, "labelSeparation": 6}
+    axis["labelOverlap"] = "greedy"
+    if not labels:
+        axis |= {"labels": False, "ticks": False}
+    elif longest > 7 and longest * CHARACTER + 6 > width / len(names):
+        axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 120}
+    return alt.X("name:O", sort=names, title=title if labels else None, axis={**axis})
+
+
+def checkpoint_colour(document: Document) -> alt.Color:
+    """Make the colour that runs from the first checkpoint to the last."""
+    names, title = _axis_names(document)
+    last = max(len(names) - 1, 1)
+    shown = sorted({round(i * last / (LEGEND - 1)) for i in range(LEGEND)} & set(range(len(names))))
+    return alt.Color(
+        "order:Q",
+        scale={"scheme": alt.SchemeParams(name="viridis", extent=[0.0, 0.88]), "domain": [0, last]},
+        # Symbols, not a gradient: Vega numbers the gradients of a process, so files would differ.
+        legend={
+            "title": title,
+            "type": "symbol",
+            "values": shown,
+            "labelExpr": f"{json.dumps(names)}[datum.value]",
+        },
+    )
+
+
+def wide_scale(values: Sequence[float | None], ticks: int = 5) -> dict[str, Any]:
+    """Choose scale and axis for one quantity: powers of ten where it spans a large factor.
+
+    Args:
+        values: what is drawn, None where undefined.
+        ticks: about how many ticks.
+
+    Returns:
+        The `scale` and `axis` of an encoding.
+    """
+    known = [v for v in values if v is not None]
+    sizes = [abs(v) for v in known if v]
+    if not sizes or max(sizes) / min(sizes) <= WIDE:
+        scale = {"zero": False, "nice": False, "padding": 10}
+        return {"scale": scale, "axis": {"tickCount": ticks}}
+    low, high = math.ceil(math.log10(min(sizes))), math.floor(math.log10(max(sizes)))
+    powers = [10.0**power for power in range(low, high + 1, max((high - low) // ticks, 1))]
+    marks = [-p for p in powers if min(known) < 0] + [p for p in powers if max(known) > 0]
+    stretched: dict[str, Any] = {
+        "type": "symlog",
+        "constant": min(sizes) / 10,
+        "domain": [min(known), max(known)],
+        "padding": 10,
+    }
+    return {"scale": stretched, "axis": {"values": sorted(marks), "format": ".0e"}}
+
+
+def _axis_names(document: Document) -> tuple[list[str], str]:
+    """Name the checkpoints by their steps where these are known and distinct, else by labels."""
+    steps = column(document, "step")
+    if None not in steps and len(set(steps)) == len(steps):
+        return [f"{step:,}" for step in steps], "pretraining step"
+    return list(column(document, "label")), "checkpoint"

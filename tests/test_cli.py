@@ -1,0 +1,151 @@
+"""The command line: exit codes, messages, and the JSON contract."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from valuegrad.cli import run
+from valuegrad.pretrain import standard_library
+
+SCORE_KEYS = {
+    *("checkpoint", "revision", "step", "tokens", "weights_sha256", "task", "task_sha256"),
+    *("method", "site", "alpha", "n_prompts", "group_size", "closed_form", "reward_before"),
+    *("sigma", "lambda_conditional", "lambda_sample", "alignment", "headroom", "headroom_pooled"),
+    *("p_gap", "p_gap_conditional", "p_alignment", "probe_step", "entropy", "reward_variance"),
+    *("pass_at_k", "gradient_norm", "zero_spread_groups", "standard_errors", "seconds"),
+}
+TRAIN_KEYS = {
+    *("checkpoint", "step", "seed", "updates", "reward_before", "reward_after", "gain"),
+    *("learning_rate", "prompts_per_update", "group_size", "engine"),
+}
+PREDICTOR_KEYS = {
+    *("spearman_gain", "spearman_gain_interval", "p_value", "partial_given_reward"),
+    *("spearman_after", "regret"),
+}
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    path = tmp_path / "task.jsonl"
+    rows = ({"prompt": f"offset {i}: '", "answer": "B" if i % 2 else "a"} for i in range(24))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def flags(task_file):
+    return ["--task", str(task_file), "--updates", "1,2", "--learning-rate", "1e-3"]
+
+
+def test_score_prints_one_json_document_and_nothing_else(checkpoint, flags, tmp_path):
+    folder, out = checkpoint("olmo2"), tmp_path / "out"
+    words = [sys.executable, "-m", "valuegrad", "score", str(folder), *flags, "--json"]
+    done = subprocess.run([*words, "--out", str(out)], capture_output=True, text=True, check=True)
+    (score,) = json.loads(done.stdout)
+    assert set(score) >= SCORE_KEYS
+    assert (score["checkpoint"], score["step"], score["closed_form"]) == (str(folder), 7, True)
+    rows = pq.read_table(out / "prompts.parquet")
+    assert rows.num_rows == score["n_prompts"]
+    for method in ("grpo", "dr_grpo", "rloo", "reinforce", "ppo"):
+        assert f"lambda_sample:{method}" in rows.column_names
+    mean = sum(rows["reward"].to_pylist()) / rows.num_rows
+    assert mean == pytest.approx(score["reward_before"], rel=1e-12)
+
+
+def test_train_prints_a_row_per_seed_and_budget(checkpoint, flags, capsys):
+    assert run(["train", str(checkpoint("gpt2")), *flags, "--seeds", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["seed"], row["updates"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    for row in rows:
+        assert set(row) >= TRAIN_KEYS
+        assert row["gain"] == pytest.approx(row["reward_after"] - row["reward_before"])
+
+
+def test_study_writes_the_page_and_its_json(checkpoint, flags, task_file, tmp_path, capsys):
+    config = tmp_path / "study.toml"
+    folders = [str(checkpoint(a)) for a in ("olmo2", "llama", "gpt2", "gpt_neox")]
+    config.write_text(f"checkpoints = {folders}\n[task]\nname = '{task_file}'\n")
+    words = ["study", str(config), "--out", str(tmp_path / "out"), "--json"]
+    words += ["--set", "budget.updates=[1, 2]", "--set", "budget.seeds=1"]
+    assert run(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["ranking"]) == set(folders)
+    assert document["best"] == document["ranking"][0]
+    assert len(document["predictors"]) >= 10
+    for predictor in document["predictors"].values():
+        assert set(predictor) >= PREDICTOR_KEYS
+    for law in document["laws"].values():
+        assert {"constants", "leave_one_out_error"} <= set(law)
+    for row in document["checkpoints"]:
+        assert {*SCORE_KEYS, "gain_mean", "gain_by_updates", "reward_after_mean"} <= set(row)
+    for path in (document["paths"]["report"], *document["paths"]["figures"]):
+        assert (tmp_path / path).stat().st_size > 1000
+    assert run(["report", str(tmp_path / "out"), "--json"]) == 0
+
+
+def test_study_without_training_ranks(checkpoint, task_file, tmp_path, capsys):
+    config = tmp_path / "study.toml"
+    folders = [str(checkpoint(a)) for a in ("olmo2", "llama")]
+    config.write_text(f"checkpoints = {folders}\n[task]\nname = '{task_file}'\n")
+    assert run(["study", str(config), "--out", str(tmp_path / "out"), "--no-train"]) == 0
+    printed = capsys.readouterr().out
+    assert "file://" in printed
+    assert not list((tmp_path / "out" / "records").glob("train-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scor"], "Did you mean"),
+        (["score"], "requires an argument"),
+        (["score", "{}", "--updtes", "3"], "Did you mean"),
+        (["score", "{}", "--updates", "ten"], "updates"),
+        (["score", "{}", "--updates", "3,2"], "updates: got"),
+        (["score", "{}", "--method", "grop"], "method"),
+        (["score", "{}", "--site", "9"], "site: got '9'; wanted one of embedding, 0, 1, final"),
+        (["score", "{}", "--alpha", "0"], "alpha: got 0"),
+        (["score", "{}", "--dtype", "int4"], "dtype: got 'int4'"),
+        (["score", "{}", "--device", "tpu9"], "device: got 'tpu9'"),
+        (["score", "{}", "--task", "label-cpoy"], "task: got 'label-cpoy'"),
+        (["score", "{}"], "prompt .* tokens; wanted at most 47 in a context of 48"),
+        (["score", "{}", "--out", "{}"], "holds something else"),
+        (["score", "none*"], "matches no folder"),
+        (["train", "none"], "neither a folder here"),
+        (["train", "{}", "--seeds", "0"], "seeds: got 0"),
+        (["study", "none.toml"], "CONFIG: got none.toml"),
+        (["report", "none"], "STUDY_DIR: got none"),
+        (["pretrain", "x", "--preset", "huge"], "one of demo, small, medium, large"),
+    ],
+)
+def test_a_wrong_request_leaves_with_2_and_one_message(
+    words, message, checkpoint, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = str(checkpoint("olmo2"))
+    assert run([word.format(folder) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.search(message, printed.err), printed.err
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint("olmo2"), tmp_path / "step1")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["zzz"] = 999
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert run(["score", str(folder)]) == 2
+    assert "a tokenizer with token ids up to 999" in capsys.readouterr().err
+
+
+def test_the_standard_library_is_there_in_order():
+    texts = standard_library()
+    assert len(texts) > 300
+    assert texts == standard_library()

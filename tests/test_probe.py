@@ -1,0 +1,147 @@
+"""The probe step against an explicit first step of Adam on the enumerated objective."""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+from tests import oracles
+from tests.conftest import ARCHITECTURES
+
+from valuegrad.errors import UserError
+from valuegrad.probe import probe
+from valuegrad.tasks.rewards import FunctionReward
+
+DISTANCES = (1e-4, 3e-2)
+probe_module = importlib.import_module("valuegrad.probe")
+
+
+@pytest.fixture
+def guarded(policy):
+    """Return the float64 GPT-2 policy, and fail if the test leaves it changed in a single bit."""
+    guarded = policy("gpt2")
+    before = {name: p.detach().clone() for name, p in guarded.model.state_dict().items()}
+    flags = [p.requires_grad for p in guarded.model.parameters()]
+    yield guarded
+    after = guarded.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert [p.requires_grad for p in guarded.model.parameters()] == flags
+    assert all(p.grad is None for p in guarded.model.parameters())
+    assert not guarded.model.training
+
+
+def assert_equals_oracle(policy, task, enumeration, architecture, reward, method, dtype, rtol):
+    ids, ps, rs, _ = enumeration(architecture, reward)
+    found = probe(
+        policy(architecture, dtype), task(architecture, reward), method=method, distances=DISTANCES
+    )
+    assert found.distances == DISTANCES
+    before = torch.tensor([float(p @ r) for p, r in zip(ps, rs, strict=True)], dtype=torch.float64)
+    torch.testing.assert_close(found.reward_before, before, rtol=rtol, atol=1e-12)
+    for row, distance in enumerate(DISTANCES):
+        after, norm = oracles.probe(policy(architecture).model, ids, rs, method, distance)
+        expected = torch.tensor(after, dtype=torch.float64) - before
+        change = found.reward_after[row] - found.reward_before
+        torch.testing.assert_close(change.mean(), expected.mean(), rtol=rtol, atol=0)
+        torch.testing.assert_close(change, expected, rtol=10 * rtol, atol=rtol * 1e-3)
+        assert found.gradient_norm == pytest.approx(norm, rel=rtol)
+
+
+@pytest.mark.parametrize("method", oracles.METHODS)
+@pytest.mark.parametrize("reward", ["exact", "graded"])
+@pytest.mark.parametrize("architecture", ["olmo2", "gpt2"])
+def test_equals_the_explicit_step(policy, task, enumeration, architecture, reward, method):
+    assert_equals_oracle(
+        policy, task, enumeration, architecture, reward, method, "float64", rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float32_and_every_architecture(policy, task, enumeration, architecture):
+    assert_equals_oracle(
+        policy, task, enumeration, architecture, "exact", "grpo", "float64", rtol=1e-8
+    )
+    assert_equals_oracle(
+        policy, task, enumeration, architecture, "exact", "grpo", "float32", rtol=3e-3
+    )
+
+
+def test_the_change_is_the_slope_of_the_reward_for_short_moves(policy, task, enumeration):
+    """To first order ΔR = distance · ⟨∇R, direction⟩, and twice as far brings twice as much."""
+    ids, _, rs, _ = enumeration("llama")
+    model = policy("llama").model
+    update = oracles.conditional_gradient(model, ids, rs, "grpo")
+    slope = sum(
+        float((g * u / (u.abs() + 1e-8)).sum())
+        for g, u in zip(
+            oracles.conditional_gradient(model, ids, rs, "reinforce"), update, strict=True
+        )
+    )
+    found = probe(policy("llama"), task("llama"), method="grpo", distances=[1e-8, 2e-8])
+    near, far = (found.reward_after - found.reward_before).mean(1).tolist()
+    assert near == pytest.approx(1e-8 * slope, rel=1e-4)
+    assert far == pytest.approx(2e-8 * slope, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_leaves_the_policy_as_it_was(guarded, task, method):
+    probe(guarded, task("gpt2"), method=method, distances=DISTANCES)
+
+
+@pytest.mark.parametrize("failing_call", [1, 2, 3])
+def test_leaves_the_policy_as_it_was_when_it_fails(guarded, task, monkeypatch, failing_call):
+    calls = []
+    real = probe_module.expected_rewards
+
+    def expected_rewards(*arguments):
+        calls.append(1)
+        if len(calls) == failing_call:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(probe_module, "expected_rewards", expected_rewards)
+    with pytest.raises(KeyboardInterrupt):
+        probe(guarded, task("gpt2"), distances=[1e-2, 1e-1, 1.0])
+
+
+def test_a_reward_that_fails_is_named_and_harmless(guarded, task):
+    calls = []
+
+    def second_call_fails(completions, **_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ZeroDivisionError("no luck")
+        return [0.5] * len(completions)
+
+    failing = dataclasses.replace(
+        task("gpt2"), reward=FunctionReward("tests:second_call_fails", second_call_fails)
+    )
+    with pytest.raises(UserError, match=r"reward tests:second_call_fails: .*no luck"):
+        probe(guarded, failing, distances=[1e-2])
+
+
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_equal_rewards_move_nothing(policy, task, method):
+    equal = dataclasses.replace(
+        task("olmo2"),
+        reward=FunctionReward("tests:equal", lambda completions, **_: [0.3] * len(completions)),
+    )
+    found = probe(policy("olmo2"), equal, method=method, distances=[1e-2])
+    assert found.gradient_norm == pytest.approx(0.0, abs=1e-9)
+    torch.testing.assert_close(found.reward_after[0], found.reward_before, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_batches_do_not_matter(policy, task, monkeypatch, method):
+    whole = probe(policy("olmo2"), task("olmo2"), method=method, distances=[1e-2])
+    monkeypatch.setattr(probe_module, "FORWARD_TOKENS", 1)
+    pieces = probe(policy("olmo2"), task("olmo2"), method=method, distances=[1e-2])
+    torch.testing.assert_close(pieces.reward_after, whole.reward_after, rtol=1e-9, atol=1e-12)
+    assert pieces.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-10)
+
+
+@pytest.mark.parametrize("distances", [[], [0.0], [1e-3, -1e-3], [float("inf")], [float("nan")]])
+def test_refuses(policy, task, distances):
+    with pytest.raises(UserError, match=r"distances: got .*; wanted numbers above 0"):
+        probe(policy("olmo2"), task("olmo2"), distances=distances)
