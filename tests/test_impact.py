@@ -18,11 +18,21 @@ from valuegrad.tasks.rewards import FunctionReward
 from valuegrad.tasks.task import Task
 
 RTOL = {"float64": 1e-8, "float32": 1e-4}
-METHOD_DEPENDENT = ("lambda_conditional", "lambda_sample", "alignment")
+DIFFERENCES = {"p_gap": "lambda_sample", "p_gap_conditional": "lambda_conditional"}
 
 
-def approx(value, dtype="float64"):
-    return pytest.approx(value, rel=RTOL[dtype], abs=1e-12)
+def approx(value):
+    return pytest.approx(value, rel=RTOL["float64"], abs=1e-12)
+
+
+def assert_measured(found, expected, dtype):
+    """Equal to a relative 1e-8 or 1e-4; in float32 a difference, to 1e-4 of what it is taken of."""
+    for name, value in expected.items():
+        size = abs(value)
+        if dtype == "float32" and name in DIFFERENCES:
+            size = (expected["sigma"] + expected[DIFFERENCES[name]]) * expected["headroom"]
+        assert found[name] == pytest.approx(value, rel=0, abs=RTOL[dtype] * size + 1e-12), name
+    assert found.keys() == expected.keys()
 
 
 def with_reward(task, function):
@@ -52,7 +62,7 @@ def test_every_measurement_of_every_method(
     assert tuple(found) == oracles.METHODS
     for method, impact in found.items():
         expected = oracles.measurements(ps, rs, scores[site], method)
-        assert impact.means == approx(expected, dtype), method
+        assert_measured(impact.means, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -62,10 +72,10 @@ def test_other_architectures(policy, task, enumeration, architecture, site, dtyp
     _, ps, rs, scores = enumeration(architecture, "graded")
     chosen = task(architecture, "graded")
     (impact,) = measure(policy(architecture, dtype), chosen, methods=["grpo"], site=site).values()
-    assert impact.means == approx(oracles.measurements(ps, rs, scores[site], "grpo"), dtype)
+    assert_measured(impact.means, oracles.measurements(ps, rs, scores[site], "grpo"), dtype)
 
 
-@pytest.mark.parametrize("method", oracles.METHODS)
+@pytest.mark.parametrize("method", [m for m in oracles.METHODS if m != "ppo"])
 @pytest.mark.parametrize("reward", ["exact", "graded"])
 def test_standard_errors_are_the_jackknife_over_prompts(policy, task, enumeration, method, reward):
     _, ps, rs, scores = enumeration("olmo2", reward)
@@ -83,6 +93,16 @@ def test_standard_errors_are_the_jackknife_over_prompts(policy, task, enumeratio
         for name in found.means
     }
     assert found.standard_errors == approx(expected)
+
+
+def test_standard_errors_of_ppo_take_the_moments_of_the_batch_as_given(policy, task):
+    impact = measure(policy("olmo2"), task("olmo2", "graded"), methods=["ppo"])["ppo"]
+    for name in ("alignment", "lambda_conditional", "lambda_sample"):
+        values = impact.rows[name].tolist()
+        left_out = oracles.jackknife(
+            lambda kept, values=values: sum(values[i] for i in kept) / len(kept), len(values)
+        )
+        assert impact.standard_errors[name] == approx(left_out)
 
 
 def test_alpha_and_group_size_reach_what_they_name(policy, task, enumeration):

@@ -9,10 +9,13 @@ from tests import oracles
 from tests.conftest import ARCHITECTURES
 
 from valuegrad.errors import UserError
+from valuegrad.impact import measure
 from valuegrad.probe import probe
+from valuegrad.score import score
 from valuegrad.tasks.rewards import FunctionReward
+from valuegrad.training.settings import Budget
 
-DISTANCES = (1e-4, 3e-2)
+DISTANCES = (1e-3, 3e-2)
 probe_module = importlib.import_module("valuegrad.probe")
 
 
@@ -63,7 +66,7 @@ def test_float32_and_every_architecture(policy, task, enumeration, architecture)
         policy, task, enumeration, architecture, "exact", "grpo", "float64", rtol=1e-8
     )
     assert_equals_oracle(
-        policy, task, enumeration, architecture, "exact", "grpo", "float32", rtol=3e-3
+        policy, task, enumeration, architecture, "exact", "grpo", "float32", rtol=1e-4
     )
 
 
@@ -139,6 +142,37 @@ def test_batches_do_not_matter(policy, task, monkeypatch, method):
     pieces = probe(policy("olmo2"), task("olmo2"), method=method, distances=[1e-2])
     torch.testing.assert_close(pieces.reward_after, whole.reward_after, rtol=1e-9, atol=1e-12)
     assert pieces.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-10)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_half_precision_is_refused_or_right(policy, task, architecture):
+    """A short move is less than a step between two bfloat16 numbers: it must not vanish unseen."""
+    exact = probe(policy(architecture), task(architecture), distances=[1e-4])
+    true = exact.reward_after[0] - exact.reward_before
+    refusal = change = None
+    try:
+        found = probe(policy(architecture, "bfloat16"), task(architecture), distances=[1e-4])
+        change = float((found.reward_after[0] - found.reward_before).mean())
+    except UserError as error:
+        refusal = error.argument
+    assert refusal == "dtype" or change == pytest.approx(float(true.mean()), rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_the_score_puts_measurements_and_probe_together(policy, task, method):
+    budget = Budget(method=method, learning_rate=1e-3, updates=(4, 8), group_size=5)
+    found = score(policy("gpt2"), task("gpt2"), budget=budget, site=0, alpha=2.0)
+    impact = measure(policy("gpt2"), task("gpt2"), site=0, alpha=2.0, group_size=5)[method]
+    assert {name: getattr(found, name) for name in impact.means} == impact.means
+    assert found.standard_errors.items() >= impact.standard_errors.items()
+    # The mean budget is 6 updates, and learning rates add up to half of them on the way there.
+    probed = probe(policy("gpt2"), task("gpt2"), method=method, distances=[3e-3])
+    change = probed.reward_after[0] - probed.reward_before
+    assert found.probe_step == pytest.approx(float(change.mean()), rel=1e-12)
+    assert found.gradient_norm == pytest.approx(probed.gradient_norm, rel=1e-12)
+    error = oracles.jackknife(lambda kept: float(change[kept].mean()), len(change))
+    assert found.standard_errors["probe_step"] == pytest.approx(error, rel=1e-9)
+    assert found.n_prompts == len(found.rows["probe_step"]) == len(change)
 
 
 @pytest.mark.parametrize("distances", [[], [0.0], [1e-3, -1e-3], [float("inf")], [float("nan")]])

@@ -39,6 +39,7 @@ from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
 
 Columns = dict[str, np.ndarray]
+LARGE = 50.0  # nats; above this e^x drowns the digits that expm1 saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,8 @@ class Impact:
         alpha: of the headroom, in inverse reward units.
         group_size: actions a group, for pass@k and zero-spread groups.
         means: measurement → value, theory §6.
-        standard_errors: measurement → standard error over prompts.
+        standard_errors: measurement → standard error over prompts; the batch's mean and deviation
+            that ppo normalises by are taken as given.
         rows: measurement → value of each held-out prompt, where it has one.
     """
 
@@ -134,21 +136,32 @@ def _moments(
     for rows in head_chunks(policy, len(prompts)):
         p, rewards = probabilities(policy, states[rows]), prompts.reward_table(rows)
         mean = (p * rewards).sum(1)
-        # log E[e^{αr}] by expm1/log1p keeps its digits when the reward is nearly always 0.
-        tilted = (p * torch.expm1(alpha * rewards)).sum(1)
         right = (p * (rewards >= 1)).sum(1).clamp(max=1)
         chunk = {
             "reward": mean,
             "reward_variance": (p * (rewards - mean[:, None]).square()).sum(1),
             "entropy": -torch.xlogy(p, p).sum(1),
-            "headroom": torch.log1p(tilted) / alpha - mean,
-            "tilted": tilted,
+            "headroom": _headroom(p, alpha * (rewards - mean[:, None])) / alpha,
             "pass_at_k": -torch.expm1(group_size * torch.log1p(-right)),
             "zero_spread": _zero_spread(p, rewards, group_size, prompts.binary),
         }
         for name, values in chunk.items():
             parts.setdefault(name, []).append(values)
-    return {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
+    columns = {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
+    # Pooled over prompts: E[e^{αr}] = e^{αc} (1 + E[tilted]) for any c; this one keeps the digits.
+    tilted = alpha * (columns["headroom"] + columns["reward"])
+    centre = alpha * columns["reward"].mean()
+    centre = centre if tilted.max() - centre < LARGE else tilted.max()
+    return columns | {"tilted": np.expm1(tilted - centre), "centre": np.full_like(tilted, centre)}
+
+
+def _headroom(p: Tensor, tilt: Tensor) -> Tensor:
+    """Log E[e^x] for x of mean 0, to full precision also where x is nearly always nearly 0."""
+    largest = torch.where(p > 0, tilt, -torch.inf).amax(1, keepdim=True)
+    small = torch.log1p((p * torch.expm1(tilt.clamp(max=LARGE))).sum(1))
+    return torch.where(
+        largest[:, 0] < LARGE, small, torch.logsumexp(p.log() + tilt - largest, 1) + largest[:, 0]
+    )
 
 
 def _zero_spread(p: Tensor, rewards: Tensor, group_size: int, binary: bool) -> Tensor:
@@ -214,7 +227,7 @@ def _gradients(
 
 
 def _summary(method: Method, site: Site, alpha: float, group_size: int, rows: Columns) -> Impact:
-    totals = {name: values.sum() for name, values in rows.items()}
+    totals = {name: values.sum(keepdims=True) for name, values in rows.items()}
     count = len(rows["reward"])
     means = _combined({k: total / count for k, total in totals.items()}, alpha, count)
     errors = dict.fromkeys(means, math.nan)
@@ -225,7 +238,7 @@ def _summary(method: Method, site: Site, alpha: float, group_size: int, rows: Co
             k: float(np.sqrt(scale * ((v - v.mean()) ** 2).sum())) for k, v in left_out.items()
         }
     return Impact(
-        method, site, alpha, group_size, {k: float(v) for k, v in means.items()}, errors, rows
+        method, site, alpha, group_size, {k: v.item() for k, v in means.items()}, errors, rows
     )
 
 
@@ -239,7 +252,7 @@ def _combined(mean: Columns, alpha: float, count: int) -> Columns:
         "lambda_sample": mean["lambda_sample"],
         "alignment": mean["alignment"],
         "headroom": headroom,
-        "headroom_pooled": np.log1p(mean["tilted"]) / alpha - mean["reward"],
+        "headroom_pooled": (np.log1p(mean["tilted"]) + mean["centre"]) / alpha - mean["reward"],
         "p_gap": (mean["sigma"] - mean["lambda_sample"]) * headroom,
         "p_gap_conditional": (mean["sigma"] - mean["lambda_conditional"]) * headroom,
         "p_alignment": mean["alignment"] * headroom,

@@ -133,6 +133,7 @@ def load_policy(
     policy = Policy(model.eval().to(place), _load_tokenizer(checkpoint), checkpoint)
     if dtype == "float64":
         use_true_float64(policy.model)
+        use_true_float64(policy.model.base_model)
     _check_vocabulary(policy)
     _check_head(policy)
     return policy
@@ -187,7 +188,8 @@ def site_to_final(
             base(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
     with torch.enable_grad(), _leaf_at(policy, site) as leaves:
         output = base(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
-    return leaves[0], output.last_hidden_state[:, -1]
+        final = output.last_hidden_state[:, -1]
+    return leaves[0], final
 
 
 def check_site(policy: Policy, site: Site) -> Site:

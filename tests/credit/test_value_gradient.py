@@ -15,7 +15,7 @@ from valuegrad.tasks.one_token import one_token_prompts
 
 
 def relative_error(found, expected):
-    return float(torch.linalg.norm(found - expected) / torch.linalg.norm(expected))
+    return (torch.linalg.norm(found - expected) / torch.linalg.norm(expected)).item()
 
 
 def forward_mode(model, ids, rewards, site):

@@ -114,7 +114,7 @@ def _verdict(document: Document, predicted: Prediction) -> dict[str, Any]:
         "measured": _measured(chosen),
         "most": None if most is None else document["checkpoints"][most]["label"],
         "most_gain": _measured(document["checkpoints"][most or 0]),
-        "is_most": most is not None and regret == 0,
+        "is_most": most == first or regret == 0,
         "spearman": _cell(fixed(rho), rho, why_undefined(entry["reasons"], "spearman")),
         "interval": [fixed(end) for end in entry["spearman_gain_interval"] if end is not None],
         "regret": _cell(number(regret, 2), regret, _no_regret()),

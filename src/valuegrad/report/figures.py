@@ -82,7 +82,7 @@ def predictors(document: Document) -> ChartType:
     colours = {document["ranked_by"]: CHOSEN, "p_gap": PAPER}
     y = alt.Y(
         "predictor:N",
-        sort=list(found),
+        scale={"domain": list(found)},
         title=None,
         axis={
             "ticks": False,
@@ -100,8 +100,6 @@ def predictors(document: Document) -> ChartType:
     }
     colour = alt.Color("colour:N", scale=None)
     zero = drawn([{"rho": 0}]).mark_rule(color=QUIET).encode(x=alt.X("rho:Q", **x))
-    # An invisible point a row keeps undefined predictors on the axis.
-    holder = base.mark_point(opacity=0).encode(x=alt.datum(0), y=y)
     intervals = (
         defined(base, "low", "high")
         .mark_rule(strokeWidth=4, opacity=0.4)
@@ -110,8 +108,8 @@ def predictors(document: Document) -> ChartType:
     points = defined(base, "rho").mark_point(size=90, filled=True, opacity=1)
     points = points.encode(x=alt.X("rho:Q", **x), y=y, color=colour)
     height = {"step": ROW}
-    plot = alt.layer(zero, holder, intervals, points).properties(width=420, height=height)
-    bare = alt.Y("predictor:N", sort=list(found), axis=None)
+    plot = alt.layer(zero, intervals, points).properties(width=420, height=height)
+    bare = alt.Y("predictor:N", scale={"domain": list(found)}, axis=None)
     columns = [
         base.mark_text(align="left", fontSize=12, x=0)
         .encode(y=bare, text=f"{name}:N", color=alt.Color("text colour:N", scale=None))
@@ -145,12 +143,9 @@ def ranking(document: Document) -> ChartType:
             "measured text": "measured rank",
         },
     )  # fmt: skip
-    y = alt.Y(
-        "checkpoint:N",
-        sort=[row["checkpoint"] for row in rows],
-        title=None,
-        axis={"ticks": False, "domain": False, "labelPadding": 10},
-    )
+    order = {"domain": [row["checkpoint"] for row in rows]}
+    axis = {"ticks": False, "domain": False, "labelPadding": 10}
+    y = alt.Y("checkpoint:N", scale=order, title=None, axis=axis)
     last = len(rows)
     x = {
         "title": "rank (1 gains most)",
@@ -162,7 +157,7 @@ def ranking(document: Document) -> ChartType:
         .mark_rule(strokeWidth=8, opacity=0.25, color=CHOSEN, strokeCap="round")
         .encode(x=alt.X("low:Q", **x), x2="high:Q", y=y)
     )
-    predicted = base.mark_point(size=60, filled=True, opacity=1, color=CHOSEN)
+    predicted = defined(base, "low").mark_point(size=60, filled=True, opacity=1, color=CHOSEN)
     predicted = predicted.encode(x=alt.X("rank:Q", **x), y=y)
     measured = (
         defined(base, "measured")
@@ -172,7 +167,7 @@ def ranking(document: Document) -> ChartType:
     height = {"step": ROW}
     left = alt.layer(intervals, predicted, measured).properties(width=500, height=height)
     chances = base.encode(
-        y=alt.Y("checkpoint:N", sort=[row["checkpoint"] for row in rows], axis=None),
+        y=alt.Y("checkpoint:N", scale=order, axis=None),
         x=alt.X(
             "chance:Q",
             scale={"domain": [0, 1]},

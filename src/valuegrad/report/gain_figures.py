@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -35,11 +36,17 @@ from valuegrad.report.trajectory import (
 )
 from valuegrad.study.statistics import z_scores as standardised
 
-LINES = {"title": None, "orient": "top", "offset": 4, "columnPadding": 20} | {
+Z_HEIGHT = 230  # pixels
+CLEAR = 0.3  # rank correlations nearer to 0 than this are called no clear relation
+LINES = {
+    "title": None,
+    "orient": "top",
+    "offset": 4,
+    "columnPadding": 20,
     "symbolType": "stroke",
     "symbolSize": 260,
-}  # a legend of lines above its panel
-CLEAR = 0.3  # rank correlations nearer to 0 than this are called no clear relation
+}
+"""A legend of lines, above its panel."""
 
 
 def gain(document: Document) -> ChartType:
@@ -72,10 +79,6 @@ def gain(document: Document) -> ChartType:
     width = 900
     x = checkpoint_axis(document, width)
     y = alt.Y("value:Q", title="reward", axis={"tickCount": 6})
-    legend = {
-        "title": None, "orient": "top", "offset": 4, "columnPadding": 24, "labelFontSize": 12,
-        "symbolType": "stroke", "symbolSize": 260,
-    }  # fmt: skip
     scale = {"domain": list(series), "range": [MEASURED, CHOSEN, QUIET]}
     dashes = {"domain": list(series), "range": [[1, 0], [5, 3], [2, 3]]}
     base = drawn(long, tooltip).encode(
@@ -160,6 +163,8 @@ def _gain_subtitle(document: Document) -> list[str]:
 
 
 def _relation_title(document: Document) -> str:
+    if all(document["predictors"][n]["spearman_gain"] is None for n in _compared(document)):
+        return "The gain's relation to its predictors is undefined"
     verbs = []
     for name in _compared(document):
         rho = document["predictors"][name]["spearman_gain"]
@@ -206,41 +211,46 @@ def _z_row(document: Document, name: str, colour: str) -> ChartType:
         {**row, "gain": g, "value": v, **_bar(g, s), "gain text": fixed(g), "text": fixed(v)}
         for row, g, v, s in zip(checkpoint_rows(document), z_gain, z_value, spreads, strict=True)
     ]
-    names = ["mean gain", name]
-    tooltip = {"checkpoint": "checkpoint", "gain text": "z(mean gain)", "text": f"z({name})"}
-    base = drawn(rows, tooltip)
-    axis = {"tickCount": 5}
-    x = alt.X("value:Q", title=f"z({name})", axis=axis)
-    bars = defined(base, "low").mark_rule(color=QUIET)
-    known = defined(base, "value", "gain")
-    y = alt.Y("gain:Q", title="z(mean gain)", axis=axis)
-    cloud = known.mark_point(filled=True, size=70, color=colour, opacity=1).encode(x=x, y=y)
-    both = [z for z in (*z_gain, *z_value) if z is not None]
-    ends = [{"value": end, "gain": end} for end in (min(both, default=0), max(both, default=0))]
+    left = _z_cloud(rows, name, colour).properties(title=_panel_title(document, name))
+    right = _z_curves(rows, name, colour, checkpoint_axis(document, 500)).properties(width=500)
+    return alt.hconcat(left, right, spacing=36).resolve_scale(color="independent")
+
+
+def _z_cloud(rows: list[dict[str, Any]], name: str, colour: str) -> ChartType:
+    base = drawn(rows, _z_tooltip(name))
+    axis, title = {"tickCount": 5}, "z(mean gain)"
+    x, y = alt.X("value:Q", title=f"z({name})", axis=axis), alt.Y("gain:Q", title=title, axis=axis)
+    points = defined(base, "value", "gain").mark_point(filled=True, size=70, opacity=1)
+    points = points.encode(x=x, y=y, color=alt.value(colour))
+    bars = defined(base, "value", "low").mark_rule(color=QUIET)
+    bars = bars.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q")
+    pairs = [(row["gain"], row["value"]) for row in rows]
+    both = [z for pair in pairs if None not in pair for z in pair]
+    ends = [{"value": end, "gain": end} for end in (min(both), max(both))] if both else []
     equal = drawn(ends).mark_line(strokeDash=[4, 4], strokeWidth=1, color=QUIET).encode(x=x, y=y)
-    across = defined(bars, "value").encode(x=x, y=alt.Y("low:Q", title="z(mean gain)"), y2="high:Q")
-    left = alt.layer(equal, across, cloud).properties(
-        width=300, height=230, title=_panel_title(document, name)
-    )
-    width = 500
-    along = checkpoint_axis(document, width)
-    title = "standard deviations"
-    scale = {"domain": names, "range": [MEASURED, colour]}
+    return alt.layer(equal, bars, points).properties(width=300, height=Z_HEIGHT)
+
+
+def _z_curves(rows: list[dict[str, Any]], name: str, colour: str, x: alt.X) -> ChartType:
+    series = {"mean gain": "gain", name: "value"}
     long = [
-        {**row, "series": series, "z": row[field]}
-        for row in rows
-        for series, field in zip(names, ("gain", "value"), strict=True)
+        {**row, "series": shown, "z": row[field]} for row in rows for shown, field in series.items()
     ]
-    curves = drawn(long, tooltip).encode(
-        x=along,
-        y=alt.Y("z:Q", title=title, axis=axis),
+    title = "standard deviations"
+    scale = {"domain": list(series), "range": [MEASURED, colour]}
+    curves = drawn(long, _z_tooltip(name)).encode(
+        x=x,
+        y=alt.Y("z:Q", title=title, axis={"tickCount": 5}),
         color=alt.Color("series:N", scale=scale, legend=LINES),
     )
-    over = bars.encode(x=along, y=alt.Y("low:Q", title=title), y2="high:Q")
+    bars = defined(drawn(rows), "low").mark_rule(color=QUIET)
+    bars = bars.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q")
     points = defined(curves, "z").mark_point(filled=True, size=35, opacity=1)
-    right = alt.layer(over, curves.mark_line(strokeWidth=2), points)
-    right = right.properties(width=width, height=230)
-    return alt.hconcat(left, right, spacing=36).resolve_scale(color="independent")
+    return alt.layer(bars, curves.mark_line(strokeWidth=2), points).properties(height=Z_HEIGHT)
+
+
+def _z_tooltip(name: str) -> dict[str, str]:
+    return {"checkpoint": "checkpoint", "gain text": "z(mean gain)", "text": f"z({name})"}
 
 
 def _bar(middle: float | None, half: float | None) -> dict[str, float | None]:

@@ -12,7 +12,9 @@ import altair as alt
 from valuegrad.report.findings import Document, column
 
 LEGEND = 6  # checkpoints named in a colour legend
+LEAST = 19  # pixels between two slanted labels
 CHARACTER = 6.4  # pixels a character of an axis label takes
+SMALL = 1e-3  # axis labels of quantities below this are powers of ten
 WIDE = 300  # a quantity that spans a larger factor than this is drawn in powers of ten
 
 
@@ -43,9 +45,10 @@ def checkpoint_axis(document: Document, width: int, *, labels: bool = True) -> a
     axis["labelOverlap"] = "greedy"
     if not labels:
         axis |= {"labels": False, "ticks": False}
-    elif longest > 7 and longest * CHARACTER + 6 > width / len(names):
-        axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 120}
-    return alt.X("name:O", sort=names, title=title if labels else None, axis={**axis})
+    elif names == list(column(document, "label")) and longest * CHARACTER + 6 > width / len(names):
+        axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 150}
+        axis["labelOverlap"] = "greedy" if len(names) * LEAST > width else False
+    return alt.X("name:O", sort=names, title=title if labels else None, axis=axis)
 
 
 def checkpoint_colour(document: Document) -> alt.Color:
@@ -78,9 +81,11 @@ def wide_scale(values: Sequence[float | None], ticks: int = 5) -> dict[str, Any]
     """
     known = [v for v in values if v is not None]
     sizes = [abs(v) for v in known if v]
-    if not sizes or max(sizes) / min(sizes) <= WIDE:
-        scale = {"zero": False, "nice": False, "padding": 10}
-        return {"scale": scale, "axis": {"tickCount": ticks}}
+    axis = {"tickCount": ticks} | ({"format": "~e"} if sizes and max(sizes) < SMALL else {})
+    if len(set(known)) < 2:
+        return {"scale": {}, "axis": axis}
+    if max(sizes) / min(sizes) <= WIDE:
+        return {"scale": {"zero": False, "nice": False, "padding": 10}, "axis": axis}
     low, high = math.ceil(math.log10(min(sizes))), math.floor(math.log10(max(sizes)))
     powers = [10.0**power for power in range(low, high + 1, max((high - low) // ticks, 1))]
     marks = [-p for p in powers if min(known) < 0] + [p for p in powers if max(known) > 0]

@@ -52,18 +52,21 @@ def grpo_objective(
     if not clip > 0 or not beta >= 0:
         got = f"clip={clip}, beta={beta}"
         raise UserError("clip, beta", got, "clip above 0 and beta at least 0", "change them")
+    kept = mask.bool()
     weight = advantages.detach()
     if weight.dim() == 1:
-        weight = weight[:, None]
-    ratio = torch.exp(logp - logp_old.detach())
+        weight = weight[:, None].expand_as(logp)
+    # Padding may hold infinities, which would reach the gradient if they were only multiplied by 0.
+    logp, logp_old, weight = (
+        torch.where(kept, values, 0.0) for values in (logp, logp_old.detach(), weight)
+    )
+    ratio = torch.exp(logp - logp_old)
     token = torch.minimum(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight)
     if beta > 0:
         if kl is None:
             if logp_ref is None:
                 raise UserError("logp_ref", "None", "the reference's when beta > 0", "pass it")
-            gap = logp_ref.detach() - logp
+            gap = torch.where(kept, logp_ref.detach(), 0.0) - logp
             kl = torch.exp(gap) - gap - 1
-        token = token - beta * kl
-    # Selecting, not multiplying: padding may hold infinities.
-    token = torch.where(mask.bool(), token, 0.0)
+        token = token - beta * torch.where(kept, kl, 0.0)
     return (token.sum(1) / mask.sum(1).clamp(min=1)).mean()

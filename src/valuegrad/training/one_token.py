@@ -9,6 +9,7 @@ B prompts of an update · G actions a prompt · V vocabulary
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -115,11 +116,8 @@ def train(
             progress(done)
             if done in budget.updates:
                 after.append(float(expected_rewards(learner, held_out).mean()))
-                if not after[-1] == after[-1]:
-                    raise RunError(
-                        f"the policy became NaN after {done} updates at learning rate "
-                        f"{budget.learning_rate}; lower --learning-rate and run again"
-                    )
+                if not math.isfinite(after[-1]):
+                    raise _out_of_numbers(budget)
         equal_groups += batch.equal_groups
         groups += len(batch.rows)
     return Training(seed, budget, before, tuple(after), equal_groups / groups)
@@ -159,6 +157,8 @@ class _Batch:
         )  # fmt: skip
 
     def _draw(self, log_p: Tensor, generator: torch.Generator) -> None:
+        if not torch.isfinite(log_p.exp()).all():
+            raise _out_of_numbers(self.budget)
         size = self.budget.group_size
         drawn = torch.multinomial(log_p.exp().cpu(), size, replacement=True, generator=generator)
         self.actions = drawn.to(log_p.device)
@@ -166,6 +166,13 @@ class _Batch:
         self.advantages = advantages(rewards, self.budget.method)
         self.equal_groups = int(zero_spread(rewards).sum())
         self.logp_old = log_p.gather(1, self.actions).view(-1, 1)
+
+
+def _out_of_numbers(budget: Budget) -> RunError:
+    return RunError(
+        f"the policy left the finite numbers at learning rate {budget.learning_rate}; "
+        "lower --learning-rate and run again"
+    )
 
 
 def _prompt_order(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
