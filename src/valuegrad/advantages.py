@@ -69,10 +69,12 @@ def advantages(rewards: Float[Tensor, "N G"], method: Method = "grpo") -> Float[
         return rewards.clone()
     if rewards.shape[1] < 2 and (method != "ppo" or rewards.numel() < 2):
         raise UserError("rewards", "groups of 1 action", "2 or more", "raise the group size")
+    # The rounding of a mean must not turn equal rewards into a signal, here and below.
     if method == "ppo":
+        if rewards.max() == rewards.min():
+            return torch.zeros_like(rewards)
         return (rewards - rewards.mean()) / (rewards.std() + XI)
     centred = rewards - rewards.mean(1, keepdim=True)
-    # The rounding of a mean must not turn equal rewards into a signal.
     centred = torch.where(zero_spread(rewards)[:, None], 0.0, centred)
     if method == "grpo":
         return centred / (rewards.std(1, keepdim=True) + XI)

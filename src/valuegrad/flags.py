@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal  # noqa: F401 (annotations of Budget are read here)
 
 from cyclopts import Parameter, Token
 
+from valuegrad.advantages import Method  # noqa: F401 (annotations of Budget are read here)
 from valuegrad.errors import UserError
 from valuegrad.study.config import StudyConfig
 from valuegrad.tasks.build import TaskSettings

@@ -192,6 +192,17 @@ def site_to_final(
     return leaves[0], final
 
 
+def check_full_precision(policy: Policy) -> None:
+    """Refuse to move the parameters of a half-precision policy: short steps would round away.
+
+    Raises:
+        UserError: the policy is in bfloat16 or float16.
+    """
+    if torch.finfo(policy.head.dtype).bits < 32:
+        got = str(policy.head.dtype).removeprefix("torch.")
+        raise UserError("dtype", got, "float32 or float64 to take steps in", "use float32")
+
+
 def check_site(policy: Policy, site: Site) -> Site:
     """A site as the policy knows it, numbers given as text included.
 

@@ -22,7 +22,7 @@ from valuegrad.advantages import Method, population_advantages
 from valuegrad.credit.value_gradient import FORWARD_TOKENS, probabilities
 from valuegrad.errors import UserError
 from valuegrad.impact import expected_rewards
-from valuegrad.policy import Policy, final_states
+from valuegrad.policy import Policy, check_full_precision, final_states
 from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
 from valuegrad.tasks.task import Task
 
@@ -65,13 +65,15 @@ def probe(
         Rewards before and after each move, and the length of the gradient.
 
     Raises:
-        UserError: distances out of range, answers that are not one token, an unusable reward.
+        UserError: distances out of range, a half-precision policy, answers that are not one
+            token, an unusable reward.
 
     Example:
         ``probe(load_policy("runs/step100"), label_copy(), distances=[1e-3])``
     """
     if not distances or not all(0 < distance < float("inf") for distance in distances):
         raise UserError("distances", str(list(distances)), "numbers above 0", "use lr × updates")
+    check_full_precision(policy)
     prompts = one_token_prompts(policy, task.evaluation, task.reward)
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     before, gradients = _conditional_gradient(policy, prompts, method, parameters)

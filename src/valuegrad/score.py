@@ -11,8 +11,9 @@ import numpy as np
 from valuegrad.advantages import METHODS
 from valuegrad.checkpoints import weights_sha256
 from valuegrad.impact import Columns, measure
-from valuegrad.policy import Policy, Site
+from valuegrad.policy import Policy, Site, check_site
 from valuegrad.probe import probe
+from valuegrad.tasks.one_token import one_token_prompts
 from valuegrad.tasks.task import Task
 from valuegrad.training.settings import Budget
 
@@ -90,6 +91,9 @@ def score(
     """
     start = time.perf_counter()
     budget = budget or Budget()
+    site = check_site(policy, site)
+    # The score is a prediction of RL on this task, so the prompts that RL draws from must fit too.
+    one_token_prompts(policy, task.train, task.reward)
     impacts = measure(policy, task, site=site, alpha=alpha, group_size=budget.group_size)
     impact = impacts[budget.method]
     distance = budget.learning_rate * probe_updates(budget)

@@ -232,12 +232,12 @@ def test_progress_counts_updates(policy, task):
 
 def test_a_policy_that_leaves_the_numbers_is_an_error(policy, task):
     budget = dataclasses.replace(SMALL, learning_rate=1e30)
-    with pytest.raises(RunError, match=r"NaN.*lower --learning-rate"):
+    with pytest.raises(RunError, match=r"finite numbers.*lower --learning-rate"):
         train(policy("olmo2", "float32"), task("olmo2"), budget=budget)
 
 
 def test_half_precision_is_refused(policy, task):
-    with pytest.raises(UserError, match=r"dtype: got torch.bfloat16; wanted float32 or float64"):
+    with pytest.raises(UserError, match=r"dtype: got bfloat16; wanted float32 or float64"):
         train(policy("gpt2", "bfloat16"), task("gpt2"), budget=SMALL)
 
 

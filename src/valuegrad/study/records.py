@@ -97,7 +97,7 @@ def claim(folder: Path, resolved: str) -> bool:
     Raises:
         UserError: it belongs to another configuration, or is no study folder.
     """
-    mark = folder / "config.json"
+    mark = folder / "study-config.json"
     if mark.is_file():
         difference = _difference(mark.read_text("utf-8"), resolved)
         if difference:
@@ -181,7 +181,7 @@ def _difference(known: str, asked: str) -> str:
     try:
         old, new = _flat(json.loads(known)), _flat(json.loads(asked))
     except ValueError:
-        return "its config.json is damaged"
+        return "its study-config.json is damaged"
     changed = [k for k in {**old, **new} if k != "checkpoints" and old.get(k) != new.get(k)]
     shown = [f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in changed[:3]]
     return "; ".join(shown)

@@ -7,6 +7,7 @@ is not made again.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -170,7 +171,7 @@ class _Study:
                     if score
                     else {},
                     tuple(run.result for run in runs),
-                    (seconds, sum(run.seconds for run in runs)),
+                    (seconds, math.fsum(run.seconds for run in runs)),
                 )
             )
         failures = {checkpoint.name: str(error) for checkpoint, error in self.errors.items()}
@@ -196,9 +197,11 @@ class _Study:
             return found
         start = time.perf_counter()
         result = make()
-        record = Record(measurement, inputs, result, time.perf_counter() - start)
-        self.records.put(record)
-        return record
+        self.records.put(Record(measurement, inputs, result, time.perf_counter() - start))
+        # Read back, so that a resumed study goes on from the very same values.
+        stored = self.records.get(measurement, inputs)
+        assert stored is not None
+        return stored
 
     def load(self, checkpoint: Checkpoint) -> Policy:
         return load_policy(checkpoint, device=self.device, dtype=self.config.dtype)

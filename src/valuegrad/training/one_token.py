@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from valuegrad.advantages import advantages, zero_spread
-from valuegrad.errors import RunError, UserError
+from valuegrad.errors import RunError
 from valuegrad.impact import expected_rewards
-from valuegrad.policy import Policy, final_states, logits
+from valuegrad.policy import Policy, check_full_precision, final_states, logits
 from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
 from valuegrad.training.objective import grpo_objective
@@ -87,10 +87,7 @@ def train(
     budget = budget or Budget()
     if updates is not None:
         budget = replace(budget, updates=tuple(updates))
-    if torch.finfo(policy.head.dtype).bits < 32:
-        raise UserError(
-            "dtype", str(policy.head.dtype), "float32 or float64 to train in", "use --dtype float32"
-        )
+    check_full_precision(policy)
     held_out = one_token_prompts(policy, task.evaluation, task.reward)
     prompts = one_token_prompts(policy, task.train, task.reward)
     learner = Policy(copy.deepcopy(policy.model), policy.tokenizer, policy.checkpoint)
