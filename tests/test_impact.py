@@ -173,6 +173,20 @@ def test_headrooms_do_not_change_when_every_reward_moves_by_the_same(policy, tas
         assert other[name] == pytest.approx(one[name], rel=1e-8), name
 
 
+@pytest.mark.parametrize("alpha", [0.5, 5.0, 1000.0])
+def test_headroom_of_an_indicator_keeps_its_digits(policy, task, alpha):
+    """(1/α) log(1 + p(e^α − 1)) − p, by its series where p is tiny and by logarithms elsewhere."""
+    sharp = with_head(policy("olmo2"), lambda weight: weight.mul_(5))
+    rows = measure(sharp, task("olmo2"), methods=["grpo"], alpha=alpha)["grpo"].rows
+    assert rows["reward"].min() < 1e-17 < 0.1 < rows["reward"].max()
+    for p, headroom in zip(rows["reward"].tolist(), rows["headroom"].tolist(), strict=True):
+        if alpha < 700 and p * math.exp(alpha) < 1e-9:
+            expected = p * (math.expm1(alpha) - alpha) / alpha
+        else:
+            expected = np.logaddexp(math.log1p(-p), math.log(p) + alpha) / alpha - p
+        assert headroom == pytest.approx(expected, rel=1e-8, abs=0)
+
+
 @pytest.mark.parametrize("architecture", ["olmo2", "gpt2", "gpt_neox", "llama", "qwen3"])
 @pytest.mark.parametrize("site", [0, "final"])
 def test_correction_e_the_score_of_the_paper_is_never_positive(policy, task, architecture, site):

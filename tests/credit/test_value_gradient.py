@@ -1,13 +1,17 @@
 """The value gradient by independent routes, and the arithmetic that it rests on."""
 
+import copy
+
 import pytest
 import torch
 import transformers
 from tests import oracles
 from tests.conftest import ARCHITECTURES, SITES
+from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from valuegrad.arithmetic import use_true_float64
 from valuegrad.credit.value_gradient import prompt_states, value_gradient
 from valuegrad.errors import UserError
 from valuegrad.policy import final_states, logits
@@ -77,6 +81,31 @@ def test_float64_of_transformers_alone_is_not_enough(
     )
     assert true < 1e-7
     assert rounded > 1e-5
+
+
+class Narrowing(nn.Module):
+    """Asks for float32 in each of the ways that transformers does."""
+
+    def forward(self, x):
+        return (
+            x.float(),
+            x.to(torch.float32),
+            x.softmax(-1, dtype=torch.float32),
+            torch.zeros(2, dtype=torch.float32),
+        )
+
+
+def test_every_request_for_float32_gets_float64_inside_the_model_alone():
+    model = Narrowing()
+    use_true_float64(model)
+    x = torch.full((2,), 1 / 3, dtype=torch.float64)
+    for module in (model, copy.deepcopy(model)):
+        answers = module(x)
+        assert {answer.dtype for answer in answers} == {torch.float64}
+        assert torch.equal(answers[0], x)
+    with pytest.raises(TypeError):
+        model(None, None)
+    assert x.float().dtype == torch.float32
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -25,6 +25,9 @@ def grpo_objective(
 ) -> Float[Tensor, ""]:
     """J of Eq. 1, to be maximised; minus TRL's loss with ``loss_type="grpo"``.
 
+    With beta above 0 that is TRL's loss with ``use_bias_correction_kl=False``: TRL's default also
+    multiplies the k3 estimate by the ratio, which Eq. 1 does not.
+
     J = mean_i (1/T_i) Σ_t [min(ρ Â, clip(ρ, 1−ε, 1+ε) Â) − β KL], ρ = exp(logp − logp_old). The
     KL is the k3 estimate exp(ref − logp) − (ref − logp) − 1 unless it is given.
 
