@@ -25,8 +25,8 @@ from valuegrad.flags import (
 )
 from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import predictor_table, score_table, study_table, table, train_table
-from valuegrad.study.config import StudyConfig
-from valuegrad.study.run import Outcome
+from valuegrad.study.config import StudyConfig, load_config
+from valuegrad.study.run import Outcome, run_study
 
 Flat = Parameter(name="*")
 Checkpoints = Annotated[
@@ -64,8 +64,6 @@ def study(
         dtype: float32 or float64.
         common: shared flags.
     """
-    from valuegrad.study.config import load_config
-
     flags = {**assignments(set_), "budget.seed": seed, "dtype": dtype}
     loaded = load_config(config, {k: v for k, v in flags.items() if v is not None})
     folder = common.out or Path("runs") / config.stem
@@ -269,8 +267,6 @@ def _study(
 def _run(
     config: StudyConfig, folder: Path, common: CommonFlags, measurements: tuple[str, ...]
 ) -> Outcome:
-    from valuegrad.study.run import run_study
-
     _hide_bars_of_transformers()
     with StderrProgress() as progress:
         return run_study(

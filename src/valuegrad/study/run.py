@@ -214,10 +214,10 @@ class _Study:
             site=self.config.site,
             alpha=self.config.alpha,
         )
-        result = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
         # Names are no part of a record: a checkpoint that moved is the same checkpoint.
-        for name in (*_NAMES, "seconds"):
-            result.pop(name, None)
+        names = (f.name for f in dataclasses.fields(found))
+        kept = [name for name in names if name not in (*_NAMES, "seconds")]
+        result = {name: getattr(found, name) for name in kept}
         result["rows"] = {k: np.asarray(v).tolist() for k, v in found.rows.items()}
         return result
 
