@@ -9,7 +9,7 @@ N prompts · B of them · D width · V vocabulary
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from valuegrad.credit.value_gradient import (
     equal_lengths,
     final_value_gradient,
     head_chunks,
+    indicator_value_gradient,
     probabilities,
     prompt_states,
     site_jacobian,
@@ -39,6 +40,7 @@ from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
 
 Columns = dict[str, np.ndarray]
+KEPT_ELEMENTS = 2**25  # probabilities of prompts × vocabulary worth keeping: 256 MiB
 LARGE = 50.0  # nats; above this e^x drowns the digits that expm1 saves
 
 
@@ -68,12 +70,13 @@ class Impact:
 
 def measure(
     policy: Policy,
-    task: Task,
+    task: Task | OneTokenPrompts,
     *,
     methods: Sequence[Method] = METHODS,
     site: Site = "final",
     alpha: float = 5.0,
     group_size: int = 16,
+    states: Float[Tensor, "N D"] | None = None,
 ) -> dict[Method, Impact]:
     """Measure Σ, Λ, alignment, headroom and the scores for several methods at once.
 
@@ -82,12 +85,14 @@ def measure(
 
     Args:
         policy: the policy.
-        task: a task with one-token answers.
+        task: a task with one-token answers, or its held-out prompts tokenised already.
         methods: which critic-free methods.
         site: ``"embedding"``, a block's number or ``"final"``. A site below ``"final"`` costs a
             Jacobian of width × width a prompt.
         alpha: tilt of the headroom (Eq. 28), in inverse reward units, above 0.
         group_size: actions a group, for pass@k and zero-spread groups.
+        states: the held-out prompts' ``"final"`` states where they are known already, as from
+            `conditional_update`; the policy then reads no prompt here.
 
     Returns:
         One `Impact` a method.
@@ -101,20 +106,32 @@ def measure(
     """
     for method in methods:
         check_method(method)
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise UserError("alpha", str(alpha), "a number above 0", "use the default, 5")
-    if group_size < 2:
-        raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
+    check_settings(alpha, group_size)
     site = check_site(policy, site)
-    prompts = one_token_prompts(policy, task.evaluation, task.reward)
+    prompts = (
+        one_token_prompts(policy, task.evaluation, task.reward) if isinstance(task, Task) else task
+    )
     with torch.no_grad():
-        states = prompt_states(policy, prompts)
-        shared = _moments(policy, prompts, states, alpha, group_size)
-        by_method = _gradients(policy, prompts, states, shared, methods, site)
+        states = prompt_states(policy, prompts) if states is None else states
+        distributions = _Distributions(policy, states)
+        shared = _moments(distributions, prompts, alpha, group_size)
+        by_method = _gradients(policy, prompts, distributions, shared, methods, site)
     return {
         method: _summary(method, site, alpha, group_size, {**shared, **by_method[method]})
         for method in methods
     }
+
+
+def check_settings(alpha: float, group_size: int) -> None:
+    """Refuse a tilt or a group size that nothing can be measured with.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise UserError("alpha", str(alpha), "a number above 0", "use the default, 5")
+    if group_size < 2:
+        raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
 
 
 def expected_rewards(policy: Policy, prompts: OneTokenPrompts) -> Float[Tensor, " N"]:
@@ -128,13 +145,33 @@ def expected_rewards(policy: Policy, prompts: OneTokenPrompts) -> Float[Tensor, 
     return torch.cat(values)
 
 
+class _Distributions:
+    """Next-token probabilities of prompts, float64: formed once where all of them fit."""
+
+    def __init__(self, policy: Policy, states: Tensor) -> None:
+        self.policy, self.states = policy, states
+        self.chunks = head_chunks(policy, len(states))
+        self.kept: list[Tensor] | None = None
+        if len(states) * policy.head.shape[0] <= KEPT_ELEMENTS:
+            self.kept = [probabilities(policy, states[rows]) for rows in self.chunks]
+
+    def by_chunk(self) -> Iterator[tuple[list[int], Tensor]]:
+        """The rows of each chunk and their probabilities."""
+        for i, rows in enumerate(self.chunks):
+            yield rows, self.kept[i] if self.kept else self.at(rows)
+
+    def at(self, rows: list[int]) -> Tensor:
+        """The probabilities of any rows."""
+        return probabilities(self.policy, self.states[rows])
+
+
 def _moments(
-    policy: Policy, prompts: OneTokenPrompts, states: Tensor, alpha: float, group_size: int
+    distributions: _Distributions, prompts: OneTokenPrompts, alpha: float, group_size: int
 ) -> Columns:
     """What needs the distribution of rewards only: one pass over prompts × vocabulary."""
     parts: dict[str, list[Tensor]] = {}
-    for rows in head_chunks(policy, len(prompts)):
-        p, rewards = probabilities(policy, states[rows]), prompts.reward_table(rows)
+    for rows, p in distributions.by_chunk():
+        rewards = prompts.reward_table(rows)
         mean = (p * rewards).sum(1)
         right = (p * (rewards >= 1)).sum(1).clamp(max=1)
         chunk = {
@@ -178,7 +215,7 @@ def _zero_spread(p: Tensor, rewards: Tensor, group_size: int, binary: bool) -> T
 def _gradients(
     policy: Policy,
     prompts: OneTokenPrompts,
-    states: Tensor,
+    distributions: _Distributions,
     shared: Columns,
     methods: Sequence[Method],
     site: Site,
@@ -189,18 +226,27 @@ def _gradients(
     )
     populations = {m: population_advantages(mean, variance, m) for m in methods}
     head = centred_head(policy.head)
-    chunks = head_chunks(policy, len(prompts)) if site == "final" else equal_lengths(prompts)
+    chunks = (
+        distributions.by_chunk()
+        if site == "final"
+        else ((rows, distributions.at(rows)) for rows in equal_lengths(prompts))
+    )
     squared = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
     errors = {m: torch.empty_like(squared) for m in methods}
-    for rows in chunks:
-        p, rewards = probabilities(policy, states[rows]), prompts.reward_table(rows)
-        gradient = final_value_gradient(policy.head, p, rewards)
+    for rows, p in chunks:
+        rewards = prompts.reward_table(rows)
+        mean_row = p.to(policy.head.dtype) @ policy.head
+        if prompts.binary:
+            right = torch.tensor([prompts.answers[row] for row in rows], device=policy.device)
+            gradient = indicator_value_gradient(policy.head, p, right, mean_row)
+        else:
+            gradient = final_value_gradient(policy.head, p, rewards)
         geometry: ScoreGeometry
         if site == "final":
-            geometry = final_geometry(head, p, gradient)
+            geometry = final_geometry(head, mean_row, gradient)
         else:
             jacobian = site_jacobian(policy, prompts, rows, site)
-            geometry = site_geometry(policy.head, p, gradient, jacobian)
+            geometry = site_geometry(policy.head, mean_row, gradient, jacobian)
         squared[rows] = geometry.value_gradient.double().square().sum(1)
         done: dict[tuple[float, ...], Tensor] = {}
         for m, population in populations.items():

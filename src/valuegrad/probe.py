@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.advantages import Method, population_advantages
-from valuegrad.credit.value_gradient import FORWARD_TOKENS, probabilities
+from valuegrad.credit.value_gradient import FORWARD_TOKENS
 from valuegrad.errors import UserError
 from valuegrad.impact import expected_rewards
-from valuegrad.policy import Policy, check_full_precision, final_states
+from valuegrad.policy import Policy, check_full_precision, final_states, logits
 from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
 from valuegrad.tasks.task import Task
 
@@ -75,53 +75,105 @@ def probe(
         raise UserError("distances", str(list(distances)), "numbers above 0", "use lr × updates")
     check_full_precision(policy)
     prompts = one_token_prompts(policy, task.evaluation, task.reward)
+    return move(policy, prompts, conditional_update(policy, prompts, method), distances)
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """The conditional update of a method, from one forward and one backward pass.
+
+    Attributes:
+        states: the prompts' ``"final"`` states.
+        reward: V per prompt.
+        parameters: what the update moves.
+        gradients: of mean_q slope_q V_q with the slopes held fixed, one a parameter.
+    """
+
+    states: Float[Tensor, "N D"]
+    reward: Float[Tensor, " N"]
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+
+
+def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method) -> Update:
+    """The gradient of mean_q slope_q V_q(θ), slopes held fixed: all actions at once.
+
+    Args:
+        policy: the policy, in float32 or float64.
+        prompts: with one-token answers.
+        method: the critic-free method.
+
+    Returns:
+        The update, with what the forward pass gave on the way.
+    """
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
-    before, gradients = _conditional_gradient(policy, prompts, method, parameters)
-    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
-    direction = [g.div_(g.abs().add_(ADAM_EPSILON)) for g in (g.clone() for g in gradients)]
-    after = []
-    for distance in distances:
-        with _moved(parameters, direction, distance):
-            after.append(expected_rewards(policy, prompts))
-    return Probe(tuple(distances), before, torch.stack(after), float(norm))
-
-
-def _conditional_gradient(
-    policy: Policy, prompts: OneTokenPrompts, method: Method, parameters: list[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """V per prompt, and the parameter gradient of mean_q slope_q V_q."""
+    states = torch.empty(
+        len(prompts), policy.head.shape[1], dtype=policy.head.dtype, device=policy.device
+    )
     values = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
     variances = torch.empty_like(values)
-    totals = [torch.zeros_like(p) for p in parameters]
+    totals: list[Tensor | None] = [None] * len(parameters)
     # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
     local: Method = "reinforce" if method == "ppo" else method
     for rows in batches([len(t) for t in prompts.tokens], FORWARD_TOKENS):
-        p = probabilities(policy, final_states(policy, [prompts.tokens[row] for row in rows]))
-        rewards = prompts.reward_table(rows)
-        reward = (p * rewards).sum(1)
-        values[rows] = reward.detach()
-        variances[rows] = (p.detach() * (rewards - values[rows][:, None]).square()).sum(1)
+        final = final_states(policy, [prompts.tokens[row] for row in rows])
+        z = logits(policy, final)
+        states[rows] = final.detach()
+        p, rewards = z.detach().double().softmax(1), prompts.reward_table(rows)
+        values[rows] = (p * rewards).sum(1)
+        centred = rewards - values[rows][:, None]
+        variances[rows] = (p * centred.square()).sum(1)
         slope = population_advantages(values[rows], variances[rows], local).slope
-        objective = (slope * reward).sum() / len(prompts)
-        gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
-        for total, gradient in zip(totals, gradients, strict=True):
+        # ∂(slope V)/∂z = slope p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
+        cotangent = (p * centred).mul_(slope[:, None] / len(prompts)).to(z.dtype)
+        found = torch.autograd.grad(z, parameters, cotangent, allow_unused=True)
+        for i, gradient in enumerate(found):
             if gradient is not None:
-                total += gradient
+                total = totals[i]
+                totals[i] = gradient if total is None else total.add_(gradient)
+    gradients = [
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, totals, strict=True)
+    ]
     if method == "ppo":
         scale = float(population_advantages(values, variances, method).slope[0])
-        totals = [total.mul_(scale) for total in totals]
-    return values, totals
+        gradients = [g.mul_(scale) for g in gradients]
+    return Update(states, values, parameters, gradients)
+
+
+def move(
+    policy: Policy, prompts: OneTokenPrompts, update: Update, distances: Sequence[float]
+) -> Probe:
+    """Take an update's step in Adam's metric at each distance and measure the reward there.
+
+    Args:
+        policy: the policy, as it is again afterwards.
+        prompts: what the reward is measured on.
+        update: from `conditional_update`; its gradients are used up.
+        distances: how far to move, above 0: learning rate × updates.
+
+    Returns:
+        Rewards before and after each move, and the length of the gradient.
+    """
+    norm = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(g) for g in update.gradients])
+    )
+    direction = [g.div_(g.abs().add_(ADAM_EPSILON)) for g in update.gradients]
+    update.gradients.clear()
+    after = []
+    for distance in distances:
+        with _moved(update.parameters, direction, distance):
+            after.append(expected_rewards(policy, prompts))
+    return Probe(tuple(distances), update.reward, torch.stack(after), float(norm))
 
 
 @contextmanager
 def _moved(parameters: list[Tensor], direction: list[Tensor], distance: float) -> Iterator[None]:
-    saved = [p.detach().clone() for p in parameters]
+    # The parameters point to moved copies for a while, so that going back is exact and free.
+    saved = [p.data for p in parameters]
     try:
-        with torch.no_grad():
-            for p, d in zip(parameters, direction, strict=True):
-                p.add_(d, alpha=distance)
+        for p, d in zip(parameters, direction, strict=True):
+            p.data = torch.add(p.data, d, alpha=distance)
         yield
     finally:
-        with torch.no_grad():
-            for p, old in zip(parameters, saved, strict=True):
-                p.copy_(old)
+        for p, old in zip(parameters, saved, strict=True):
+            p.data = old

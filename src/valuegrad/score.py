@@ -10,9 +10,9 @@ import numpy as np
 
 from valuegrad.advantages import METHODS
 from valuegrad.checkpoints import weights_sha256
-from valuegrad.impact import Columns, measure
-from valuegrad.policy import Policy, Site, check_site
-from valuegrad.probe import probe
+from valuegrad.impact import Columns, check_settings, measure
+from valuegrad.policy import Policy, Site, check_full_precision, check_site
+from valuegrad.probe import conditional_update, move
 from valuegrad.tasks.one_token import one_token_prompts
 from valuegrad.tasks.task import Task
 from valuegrad.training.settings import Budget
@@ -94,10 +94,17 @@ def score(
     site = check_site(policy, site)
     # The score is a prediction of RL on this task, so the prompts that RL draws from must fit too.
     one_token_prompts(policy, task.train, task.reward)
-    impacts = measure(policy, task, site=site, alpha=alpha, group_size=budget.group_size)
+    check_full_precision(policy)
+    check_settings(alpha, budget.group_size)
+    prompts = one_token_prompts(policy, task.evaluation, task.reward)
+    update = conditional_update(policy, prompts, budget.method)
+    impacts = measure(
+        policy, prompts, states=update.states, site=site, alpha=alpha,
+        group_size=budget.group_size,
+    )  # fmt: skip
     impact = impacts[budget.method]
     distance = budget.learning_rate * probe_updates(budget)
-    probed = probe(policy, task, method=budget.method, distances=[distance])
+    probed = move(policy, prompts, update, [distance])
     change = (probed.reward_after[0] - probed.reward_before).cpu().numpy()
     errors = {**impact.standard_errors, "probe_step": _standard_error(change)}
     per_method = {"slope", "alignment", "lambda_conditional", "lambda_sample"}

@@ -50,28 +50,31 @@ class CentredHead:
 
 def centred_head(weight: Float[Tensor, "V D"]) -> CentredHead:
     """The centre and the centred row norms of an output head; done once a checkpoint."""
-    centre = weight.double().mean(0)
-    norms = [(block.double() - centre).square().sum(1) for block in torch.split(weight, 8192)]
+    centre = weight.mean(0, dtype=torch.float64)
+    norms = [
+        torch.linalg.vector_norm(block.double() - centre, dim=1).square_()
+        for block in torch.split(weight, 8192)
+    ]
     return CentredHead(weight, centre.to(weight.dtype), torch.cat(norms))
 
 
 def final_geometry(
-    head: CentredHead, p: Float[Tensor, "B V"], gradient: Float[Tensor, "B D"]
+    head: CentredHead, mean_row: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]
 ) -> ScoreGeometry:
-    """Norms and projections of every token's score vector at ``"final"``, in two products with W.
+    """Norms and projections of every token's score vector at ``"final"``, in one product with W.
 
     With v = w̄ − m: ‖W_a − w̄‖² = ‖W_a − m‖² − 2 (W_a − m)·v + ‖v‖².
 
     Args:
         head: from `centred_head`.
-        p: next-token probabilities, float64.
+        mean_row: w̄ = Σ_a p_a W_a.
         gradient: G at ``"final"``.
 
     Returns:
         The geometry, norms and projections in float64.
     """
     weight = head.weight
-    offset = p.to(weight.dtype) @ weight - head.centre
+    offset = mean_row - head.centre
     along_offset, along_gradient = (
         torch.cat((offset, gradient)) @ weight.mT
     ).double().chunk(2)  # fmt: skip
@@ -85,7 +88,7 @@ def final_geometry(
 
 def site_geometry(
     weight: Float[Tensor, "V D"],
-    p: Float[Tensor, "B V"],
+    mean_row: Float[Tensor, "B D"],
     gradient: Float[Tensor, "B D"],
     jacobian: Float[Tensor, "B D D"],
 ) -> ScoreGeometry:
@@ -93,7 +96,7 @@ def site_geometry(
 
     Args:
         weight: the output head W.
-        p: next-token probabilities, float64.
+        mean_row: w̄ = Σ_a p_a W_a.
         gradient: G at ``"final"``.
         jacobian: J, from the site to ``"final"``.
 
@@ -101,8 +104,8 @@ def site_geometry(
         The geometry, with G at the site. Costs V·D² a prompt.
     """
     squared, projection, at_site = [], [], []
-    for p_V, gradient_D, jacobian_DD in zip(p.to(weight.dtype), gradient, jacobian, strict=True):
-        scores = (weight - p_V @ weight) @ jacobian_DD
+    for mean_D, gradient_D, jacobian_DD in zip(mean_row, gradient, jacobian, strict=True):
+        scores = (weight - mean_D) @ jacobian_DD
         at_site.append(gradient_D @ jacobian_DD)
         squared.append(scores.square().sum(1))
         projection.append(scores @ at_site[-1])

@@ -10,7 +10,7 @@ B prompts · D width · V vocabulary
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from valuegrad.policy import Policy, Site, check_site, final_states, logits, site_to_final
@@ -73,6 +73,31 @@ def final_value_gradient(
     """
     centred = rewards - (p * rewards).sum(1, keepdim=True)
     return (p * centred).to(head.dtype) @ head
+
+
+def indicator_value_gradient(
+    head: Float[Tensor, "V D"],
+    p: Float[Tensor, "B V"],
+    answers: Int[Tensor, " B"],
+    mean_row: Float[Tensor, "B D"],
+) -> Float[Tensor, "B D"]:
+    """As `final_value_gradient` where one token y alone earns 1: p_y (W_y − w̄), no product with W.
+
+    Args:
+        head: the output head W.
+        p: next-token probabilities.
+        answers: y of each prompt.
+        mean_row: w̄ = Σ_a p_a W_a.
+
+    Returns:
+        One row a prompt, in the head's dtype.
+
+    Example:
+        >>> p, head = torch.tensor([[0.5, 0.5]]), torch.eye(2)
+        >>> indicator_value_gradient(head, p, torch.tensor([0]), p @ head)
+        tensor([[ 0.2500, -0.2500]])
+    """
+    return p.gather(1, answers[:, None]).to(head.dtype) * (head[answers] - mean_row)
 
 
 def probabilities(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
