@@ -25,9 +25,9 @@ BUDGET = Budget(learning_rate=2e-5, updates=(30,), seeds=3)
 TRAINED = 4
 
 
-def main(pattern: str) -> None:
+def main(references: list[str]) -> None:
     print(machine())
-    policies = [load_policy(checkpoint) for checkpoint in resolve([pattern])]
+    policies = [load_policy(checkpoint) for checkpoint in resolve(references)]
     task_of = {count: label_copy(prompts=count) for count in COUNTS}
 
     def rank(count: int) -> list[float]:
@@ -38,7 +38,7 @@ def main(pattern: str) -> None:
     for count in COUNTS[1:]:
         agreement = float(spearmanr(rank(count), whole).statistic)
         print(f"{count} prompts: rank correlation with 256 prompts {agreement:.3f}")
-        if agreement < 0.98:
+        if not agreement >= 0.98:
             break
         fewest = count
     # Every checkpoint costs the same to train: a few of them, spread out, stand for all.
@@ -58,4 +58,4 @@ def main(pattern: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "runs/demo/pretrain/step*")
+    main(sys.argv[1:] or ["runs/demo/pretrain/step*"])

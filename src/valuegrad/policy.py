@@ -81,7 +81,7 @@ class Policy:
         """Where the output head lies."""
         return self.head.device
 
-    @property
+    @cached_property
     def context(self) -> int:
         """The most tokens a sequence may have."""
         config = self.model.config.get_text_config()

@@ -1,5 +1,6 @@
 """Label copy, JSONL and rewards: what they make, and what they refuse."""
 
+import itertools
 import json
 import math
 
@@ -37,6 +38,20 @@ def test_the_split_is_decided_by_the_text_alone():
     assert abs(sum(sides) - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75)
 
 
+def test_any_block_of_label_copy_holds_every_template_with_every_label():
+    task = label_copy(prompts=40, train_prompts=40)
+    for split in (task.train, task.evaluation):
+        for block in (split[:16], split[16:32]):
+            cells = {(_template(e.prompt), e.answer) for e in block}
+            assert cells == set(itertools.product(range(4), "ABCD"))
+    assert len(label_copy(prompts=1, train_prompts=600).evaluation) == 1
+
+
+def _template(prompt):
+    marks = ("': '", "assert ", "self.", " = '")
+    return next(i for i, mark in enumerate(marks) if mark in prompt)
+
+
 def test_a_template_of_ones_own():
     task = label_copy(prompts=8, train_prompts=8, template="{before}{name}={label};{answer}=")
     assert all("=" in e.prompt for e in task.evaluation)
@@ -48,7 +63,7 @@ def test_a_template_of_ones_own():
         ({"template": "x"}, "without {label}"),
         ({"template": "{label} {colour}"}, "colour"),
         ({"template": "{label"}, "format string"),
-        ({"template": "{label}="}, "made only . held-out and . training prompts"),
+        ({"template": "{label}="}, "made only . (held-out|training) prompts"),
         ({"labels": ("A",)}, "2 different labels"),
         ({"prompts": 0}, "prompts: got 0"),
     ],

@@ -3,10 +3,15 @@
 The reward of a sampled token is 1 when it is the label, so its expectation is p(label | prompt),
 the quantity that the paper calls the reward. Names, wording and distractor lines vary so that a
 prompt cannot be learnt by heart, and read like the source code that small models are trained on.
+
+Prompts come in blocks that hold every template with every label once (a stratified sample): they
+differ most in these two, so a few blocks rank checkpoints as many independent draws would.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import string
 from collections.abc import Sequence
@@ -28,6 +33,8 @@ NAMES = (
 ANSWERS = ("answer", "result", "value", "output", "expected", "target", "copy", "other")
 COUNTERS = ("count", "size", "width", "index", "total", "offset", "start", "limit")
 FIELDS = ("label", "name", "answer", "before", "between")
+# Draws before a cell counts as used up, per prompt of this split that the draws should hold.
+ATTEMPTS = 50
 
 
 def label_copy(
@@ -66,30 +73,47 @@ def label_copy(
     if len(set(labels)) < 2 or not all(labels):
         raise UserError("labels", repr(list(labels)), "2 different labels or more", "add labels")
     templates = TEMPLATES if template is None else (_checked(template),)
-    rng = random.Random(f"label-copy {seed}")
-    wanted = {False: train_prompts, True: prompts}
-    splits: dict[bool, dict[str, Example]] = {False: {}, True: {}}
-    for _ in range(200 * (prompts + train_prompts)):
-        if all(len(splits[side]) == wanted[side] for side in wanted):
-            break
-        example = _example(rng, templates, labels)
-        side = held_out(example.prompt, prompts / (prompts + train_prompts))
-        if len(splits[side]) < wanted[side]:
-            splits[side].setdefault(example.prompt, example)
-    else:
-        made = {side: len(found) for side, found in splits.items()}
-        raise UserError(
-            "template",
-            f"a template that made only {made[True]} held-out and {made[False]} training prompts",
-            f"{prompts} and {train_prompts} different ones",
-            "add {name}, {answer}, {before} or {between} to the template, or ask for fewer prompts",
-        )
-    return Task("label-copy", tuple(splits[False].values()), tuple(splits[True].values()), Exact())
+    cells = list(itertools.product(templates, labels))
+    share = prompts / (prompts + train_prompts)
+    splits = {}
+    for name, count in (("training", train_prompts), ("held-out", prompts)):
+        rng = random.Random(f"label-copy {seed} {name}")
+        splits[name] = _split(rng, cells, count, share, evaluation=name == "held-out")
+        if len(splits[name]) < count:
+            raise UserError(
+                "template",
+                f"a template that made only {len(splits[name])} {name} prompts",
+                f"{count} different ones",
+                "add {name}, {answer}, {before} or {between} to the template, or ask for fewer",
+            )
+    return Task("label-copy", splits["training"], splits["held-out"], Exact())
 
 
-def _example(rng: random.Random, templates: Sequence[str], labels: Sequence[str]) -> Example:
-    label = rng.choice(labels)
-    prompt = rng.choice(templates).format(
+def _split(
+    rng: random.Random,
+    cells: Sequence[tuple[str, str]],
+    count: int,
+    share: float,
+    *,
+    evaluation: bool,
+) -> tuple[Example, ...]:
+    """Distinct prompts of one split, in blocks of all cells; fewer where no more can be made."""
+    attempts = math.ceil(ATTEMPTS / (share if evaluation else 1 - share))
+    found: dict[str, Example] = {}
+    known = -1
+    while known < len(found) < count:
+        known = len(found)
+        for template, label in rng.sample(cells, len(cells)):
+            drawn = (_example(rng, template, label) for _ in range(attempts))
+            for example in drawn:
+                if held_out(example.prompt, share) == evaluation and example.prompt not in found:
+                    found[example.prompt] = example
+                    break
+    return tuple(found.values())[:count]
+
+
+def _example(rng: random.Random, template: str, label: str) -> Example:
+    prompt = template.format(
         label=label,
         name=rng.choice(NAMES),
         answer=rng.choice(ANSWERS),
