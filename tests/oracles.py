@@ -27,13 +27,13 @@ def blocks_and_norm(model):
 
 
 @contextlib.contextmanager
-def shifted(model, shifts):
-    """While open, add `shifts[site]` to the hidden vector of the last position at each site."""
+def shifted(model, shifts, position=-1):
+    """While open, add `shifts[site]` to the hidden vector of one position at each site."""
     blocks, norm = blocks_and_norm(model)
 
     def add(hidden, shift):
         moved = hidden.clone()
-        moved[:, -1, :] = moved[:, -1, :] + shift
+        moved[:, position, :] = moved[:, position, :] + shift
         return moved
 
     def before(shift):

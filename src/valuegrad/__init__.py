@@ -5,6 +5,7 @@ The public names, in the order in which data flows.
 
 from valuegrad.advantages import METHODS, PopulationAdvantages, advantages, population_advantages
 from valuegrad.checkpoints import Checkpoint, parse_revision, resolve
+from valuegrad.credit.costates import Costates, costates
 from valuegrad.credit.value_gradient import value_gradient
 from valuegrad.errors import RunError, UserError, ValuegradError
 from valuegrad.impact import Impact, measure
@@ -26,6 +27,7 @@ __all__ = [
     "Budget",
     "Checkpoint",
     "Correlation",
+    "Costates",
     "Exact",
     "Example",
     "FunctionReward",
@@ -42,6 +44,7 @@ __all__ = [
     "ValuegradError",
     "advantages",
     "correlate",
+    "costates",
     "grpo_objective",
     "jsonl_task",
     "label_copy",

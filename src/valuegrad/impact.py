@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.advantages import METHODS, Method, check_method, population_advantages
-from valuegrad.credit.costates import (
+from valuegrad.credit.score_geometry import (
     ScoreGeometry,
     centred_head,
     final_geometry,
@@ -35,7 +35,8 @@ from valuegrad.credit.value_gradient import (
     site_jacobian,
 )
 from valuegrad.errors import UserError
-from valuegrad.policy import Policy, Site, check_site
+from valuegrad.policy import Policy, Site
+from valuegrad.sites import check_site
 from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
 

@@ -1,15 +1,15 @@
 """A causal language model as a policy: next-token distributions and hidden states at sites.
 
-The only file that knows transformers' internals. Sites are theory's: ``"embedding"`` (input of
-block 0), ``0 … L−1`` (residual stream after that block), ``"final"`` (what the output head reads).
+With `sites` and `attention` the only files that know transformers' internals. Sites are theory's:
+``"embedding"`` (input of block 0), ``0 … L−1`` (residual stream after that block), ``"final"``
+(what the output head reads).
 
 B prompts · D width · V vocabulary
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from valuegrad.arithmetic import use_true_float64
 from valuegrad.checkpoints import Checkpoint, resolve, validate
@@ -165,33 +165,6 @@ def logits(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]
     return policy.model.get_output_embeddings()(states)  # type: ignore[no-any-return]
 
 
-def site_to_final(
-    policy: Policy, prompts: Sequence[Sequence[int]], site: Site
-) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-    """The graph from a site to ``"final"`` at the last token of prompts of one length.
-
-    Only the last position is in the graph: the earlier ones, which a change at this one cannot
-    reach, are read from the cache. A backward pass through it costs one token a prompt.
-
-    Args:
-        policy: the policy.
-        prompts: token ids, all of one length.
-        site: ``"embedding"`` or a block's number.
-
-    Returns:
-        The state at the site, a leaf that requires gradients, and the final state made from it.
-    """
-    ids = torch.tensor(prompts, device=policy.device)
-    base, cache = policy.model.base_model, DynamicCache(config=policy.model.config)
-    if ids.shape[1] > 1:
-        with torch.no_grad():
-            base(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-    with torch.enable_grad(), _leaf_at(policy, site) as leaves:
-        output = base(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
-        final = output.last_hidden_state[:, -1]
-    return leaves[0], final
-
-
 def check_full_precision(policy: Policy) -> None:
     """Refuse to move the parameters of a half-precision policy: short steps would round away.
 
@@ -201,51 +174,6 @@ def check_full_precision(policy: Policy) -> None:
     if torch.finfo(policy.head.dtype).bits < 32:
         got = str(policy.head.dtype).removeprefix("torch.")
         raise UserError("dtype", got, "float32 or float64 to take steps in", "use float32")
-
-
-def check_site(policy: Policy, site: Site) -> Site:
-    """A site as the policy knows it, numbers given as text included.
-
-    Args:
-        policy: the policy.
-        site: what the user asked for.
-
-    Returns:
-        The site.
-
-    Raises:
-        UserError: the policy has no such site; the message lists those it has.
-    """
-    text = str(site)
-    known = int(text) if text.isdigit() else text
-    if known not in policy.sites:
-        listed = ", ".join(map(str, policy.sites))
-        raise UserError("site", repr(site), f"one of {listed}", "choose one of those")
-    return known
-
-
-@contextmanager
-def _leaf_at(policy: Policy, site: Site) -> Iterator[list[Tensor]]:
-    leaves: list[Tensor] = []
-
-    def cut(state: Tensor) -> Tensor:
-        leaves.append(state[:, -1].detach().requires_grad_())
-        return leaves[0][:, None]
-
-    def cut_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (cut(args[0]), *args[1:])
-
-    def cut_output(module: nn.Module, args: Any, output: Any) -> Any:
-        return (cut(output[0]), *output[1:]) if isinstance(output, tuple) else cut(output)
-
-    if site == "embedding":
-        handle = policy.blocks[0].register_forward_pre_hook(cut_input)
-    else:
-        handle = policy.blocks[int(site)].register_forward_hook(cut_output)
-    try:
-        yield leaves
-    finally:
-        handle.remove()
 
 
 def _device(name: str) -> torch.device:

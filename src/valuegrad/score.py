@@ -11,8 +11,9 @@ import numpy as np
 from valuegrad.advantages import METHODS
 from valuegrad.checkpoints import weights_sha256
 from valuegrad.impact import Columns, check_settings, measure
-from valuegrad.policy import Policy, Site, check_full_precision, check_site
+from valuegrad.policy import Policy, Site, check_full_precision
 from valuegrad.probe import conditional_update, move
+from valuegrad.sites import check_site
 from valuegrad.tasks.one_token import one_token_prompts
 from valuegrad.tasks.task import Task
 from valuegrad.training.settings import Budget

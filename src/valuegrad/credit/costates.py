@@ -1,141 +1,234 @@
-"""Empirical costates λ̂ = Â ∂log π/∂h for one-token answers, over the whole vocabulary.
+"""Empirical costates λ̂_t = ∂/∂h_t Σ_{k≥t} Â_k log π(o_k|s_k) of whole completions (Def. 2, Eq. 14).
 
-At ``"final"`` the costate of token a is Â_a (W_a − w̄), w̄ = Σ_a p_a W_a: a closed form, no backward
-pass (theory §1, correction A). Its mean is slope · G for every method whose advantage is affine in
-the reward, and its mean distance from G needs only norms and inner products of the W_a − w̄.
+One backward pass without parameter gradients gives them at every site and position. At ``"final"``
+they are the closed form Â_t (onehot(o_t) − p_t) W, where that backward pass starts: logits are
+formed at the scored positions only, a few rows at a time, and never kept. Below, credit splits into
+*immediate* (through the position's own log-probability) and *transported* (through later ones, by
+attention): theory §1, correction A.
 
-B prompts · D width · V vocabulary
+B sequences · T completion tokens · M scored positions of a batch · D width · V vocabulary
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from valuegrad.advantages import PopulationAdvantages
+from valuegrad.attention import own_position_attention
+from valuegrad.credit.completions import Completions, completions
+from valuegrad.policy import Policy, Site, logits
+from valuegrad.sites import check_site, recorded
+from valuegrad.tasks.one_token import batches
+
+BATCH_TOKENS = 8192
+# Elements of one array of rows × vocabulary: what the head's share of the memory follows from.
+HEAD_ELEMENTS = 2**23
 
 
-@dataclass(frozen=True)
-class ScoreGeometry:
-    """How the score vectors s_a = ∂log p_a/∂h lie at some prompts and a site.
+@dataclass(frozen=True, eq=False)
+class Costates:
+    """Empirical costates of a batch at one site; made by `costates`.
 
-    Attributes:
-        squared_norm: ‖s_a‖² of every token.
-        projection: s_a · G of every token.
-        value_gradient: G.
-    """
-
-    squared_norm: Float[Tensor, "B V"]
-    projection: Float[Tensor, "B V"]
-    value_gradient: Float[Tensor, "B D"]
-
-
-@dataclass(frozen=True)
-class CentredHead:
-    """An output head with its mean row taken off, so that norms do not drown in a common part.
+    Rows past the end of a completion are 0.
 
     Attributes:
-        weight: the head W itself; centring is done on the products, not on a copy.
-        centre: the mean row m.
-        squared_norm: ‖W_a − m‖² of every token, in float64.
+        site: where they live.
+        total: λ̂ at the positions whose logits score o_1 … o_T, in advantage units per unit of the
+            hidden state.
+        immediate: the part through the position's own log-probability; None if not asked for.
+        logp: log π(o_t | s_t) in nats.
+        mask: which entries belong to a completion.
     """
 
-    weight: Float[Tensor, "V D"]
-    centre: Float[Tensor, " D"]
-    squared_norm: Float[Tensor, " V"]
+    site: Site
+    total: Float[Tensor, "B T D"]
+    immediate: Float[Tensor, "B T D"] | None
+    logp: Float[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+
+    @property
+    def transported(self) -> Float[Tensor, "B T D"] | None:
+        """The part through later log-probabilities, carried by attention: total − immediate."""
+        return None if self.immediate is None else self.total - self.immediate
+
+    @property
+    def transport_share(self) -> Float[Tensor, "B T"]:
+        """‖transported‖ / ‖total‖; NaN where the total is 0, outside the mask, or not split."""
+        transported = self.transported
+        if transported is None:
+            return torch.full_like(self.logp, torch.nan)
+        size: Tensor = torch.linalg.vector_norm(self.total, dim=2)
+        share: Tensor = torch.linalg.vector_norm(transported, dim=2) / size
+        return share.where(size > 0, torch.nan)
 
 
-def centred_head(weight: Float[Tensor, "V D"]) -> CentredHead:
-    """The centre and the centred row norms of an output head; done once a checkpoint."""
-    centre = weight.mean(0, dtype=torch.float64)
-    norms = [
-        torch.linalg.vector_norm(block.double() - centre, dim=1).square_()
-        for block in torch.split(weight, 8192)
-    ]
-    return CentredHead(weight, centre.to(weight.dtype), torch.cat(norms))
-
-
-def final_geometry(
-    head: CentredHead, mean_row: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]
-) -> ScoreGeometry:
-    """Norms and projections of every token's score vector at ``"final"``, in one product with W.
-
-    With v = w̄ − m: ‖W_a − w̄‖² = ‖W_a − m‖² − 2 (W_a − m)·v + ‖v‖².
+def costates(
+    policy: Policy,
+    sequences: Sequence[Sequence[int]] | Int[Tensor, "B S"],
+    prompt_lengths: int | Sequence[int],
+    advantages: Float[Tensor, " B"] | Float[Tensor, "B T"] | Sequence[float],
+    site: Site = "final",
+    *,
+    attention_mask: Tensor | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Costates:
+    """The empirical costates of a batch of completions at one site, split by how credit came.
 
     Args:
-        head: from `centred_head`.
-        mean_row: w̄ = Σ_a p_a W_a.
-        gradient: G at ``"final"``.
+        policy: the policy.
+        sequences: token ids of prompt and completion, as lists of any lengths, or as one array
+            padded on either side together with its `attention_mask`.
+        prompt_lengths: tokens of the prompt, one number or one a sequence; padding not counted.
+        advantages: Â, one a sequence or one a completion token, held constant.
+        site: ``"embedding"``, a block's number or ``"final"``.
+        attention_mask: 1 where an array holds a token, 0 where padding; None for no padding.
+        batch_tokens: tokens a forward pass, padding included; changes speed and memory only.
 
     Returns:
-        The geometry, norms and projections in float64.
+        The costates, total and immediate.
+
+    Raises:
+        UserError: no such site; a sequence beyond the context, without prompt or without
+            completion, or with a token outside the vocabulary; advantages that do not fit or are
+            not finite.
+
+    Example:
+        ``costates(policy, [[5, 7, 2, 9]], 2, [1.0], site=0).transport_share``
     """
-    weight = head.weight
-    offset = mean_row - head.centre
-    along_offset, along_gradient = (
-        torch.cat((offset, gradient)) @ weight.mT
-    ).double().chunk(2)  # fmt: skip
-    offset64, centre64, gradient64 = offset.double(), head.centre.double(), gradient.double()
-    along_offset -= (offset64 @ centre64)[:, None]
-    squared = along_offset.mul_(-2).add_(head.squared_norm)
-    squared += offset64.square().sum(1, keepdim=True)
-    along_gradient -= ((offset64 + centre64) * gradient64).sum(1, keepdim=True)
-    return ScoreGeometry(squared.clamp_(min=0), along_gradient, gradient)
+    site = check_site(policy, site)
+    batch = completions(policy, sequences, prompt_lengths, advantages, attention_mask)
+    return costates_at(policy, batch, (site,), batch_tokens=batch_tokens)[site]
 
 
-def site_geometry(
-    weight: Float[Tensor, "V D"],
-    mean_row: Float[Tensor, "B D"],
-    gradient: Float[Tensor, "B D"],
-    jacobian: Float[Tensor, "B D D"],
-) -> ScoreGeometry:
-    """As `final_geometry` at a lower site: s_a = Jᵀ(W_a − w̄), G there = Jᵀ G.
+def costates_at(
+    policy: Policy,
+    batch: Completions,
+    sites: Sequence[Site],
+    *,
+    split: bool = True,
+    batch_tokens: int = BATCH_TOKENS,
+) -> dict[Site, Costates]:
+    """As `costates` at several sites, for one backward pass in all and one more for the split.
 
     Args:
-        weight: the output head W.
-        mean_row: w̄ = Σ_a p_a W_a.
-        gradient: G at ``"final"``.
-        jacobian: J, from the site to ``"final"``.
+        policy: the policy.
+        batch: from `completions`.
+        sites: where.
+        split: whether to form the immediate parts.
+        batch_tokens: tokens a forward pass, padding included.
 
     Returns:
-        The geometry, with G at the site. Costs V·D² a prompt.
+        Costates by site.
+
+    Raises:
+        UserError: no such site.
     """
-    squared, projection, at_site = [], [], []
-    for mean_D, gradient_D, jacobian_DD in zip(mean_row, gradient, jacobian, strict=True):
-        scores = (weight - mean_D) @ jacobian_DD
-        at_site.append(gradient_D @ jacobian_DD)
-        squared.append(scores.square().sum(1))
-        projection.append(scores @ at_site[-1])
-    return ScoreGeometry(
-        torch.stack(squared).double(), torch.stack(projection).double(), torch.stack(at_site)
-    )
+    sites = tuple(check_site(policy, site) for site in sites)
+    shape = (*batch.mask.shape, policy.head.shape[1])
+    total = {site: policy.head.new_zeros(shape) for site in sites}
+    immediate = {site: policy.head.new_zeros(shape) for site in sites} if split else None
+    logp = policy.head.new_zeros(batch.mask.shape)
+    for rows in batches([len(tokens) for tokens in batch.tokens], batch_tokens):
+        part = _Part(policy, batch, rows, sites)
+        final, states = part.forward()
+        cotangent, logp[part.where] = final_costates(
+            policy, final.detach(), part.actions, batch.advantages[part.where]
+        )
+        part.backward(final, states, cotangent, total)
+        if immediate is None:
+            continue
+        # Without a site below "final" there is no credit from elsewhere to take off.
+        if part.inner:
+            del final, states
+            with own_position_attention(policy):
+                final, states = part.forward()
+        part.backward(final, states, cotangent, immediate)
+    return {
+        site: Costates(
+            site, total[site], None if immediate is None else immediate[site], logp, batch.mask
+        )
+        for site in sites
+    }
 
 
-def mean_costate_error(
-    p: Float[Tensor, "B V"],
-    rewards: Float[Tensor, "B V"],
-    geometry: ScoreGeometry,
-    population: PopulationAdvantages,
-) -> Float[Tensor, " B"]:
-    """E_a ‖λ̂(a) − G‖, exact over the vocabulary.
-
-    ‖λ̂(a) − G‖² = Â_a² ‖s_a‖² − 2 Â_a s_a·G + ‖G‖², Â_a = slope (r_a − baseline).
+@torch.no_grad()
+def final_costates(
+    policy: Policy,
+    states: Float[Tensor, "M D"],
+    actions: Int[Tensor, " M"],
+    advantages: Float[Tensor, " M"],
+) -> tuple[Float[Tensor, "M D"], Float[Tensor, " M"]]:
+    """Costates at ``"final"`` in closed form: Â (W_o − w̄), w̄ = p W, and log π(o).
 
     Args:
-        p: next-token probabilities.
-        rewards: of every token, reward units.
-        geometry: of the score vectors.
-        population: slope and baseline of each of these prompts.
+        policy: the policy.
+        states: at ``"final"``.
+        actions: the token o that each state scored.
+        advantages: Â of each.
 
     Returns:
-        One number a prompt.
+        Costates in the head's dtype, and log-probabilities in nats.
     """
-    advantage = (rewards - population.baseline[:, None]).mul_(population.slope[:, None])
-    squared = geometry.squared_norm * advantage
-    squared -= 2 * geometry.projection
-    squared.mul_(advantage)
-    squared += geometry.value_gradient.double().square().sum(1, keepdim=True)
-    return (squared.clamp_(min=0).sqrt_().mul_(p)).sum(1)
+    head = policy.head
+    result, logp = torch.empty_like(states), torch.empty_like(states[:, 0])
+    step = max(1, HEAD_ELEMENTS // head.shape[0])
+    for start in range(0, len(states), step):
+        rows = slice(start, start + step)
+        z = logits(policy, states[rows])
+        wide = z if z.dtype == torch.float64 else z.float()
+        p = wide.log_softmax(1)
+        logp[rows] = p.gather(1, actions[rows, None])[:, 0]
+        mean_row = p.exp_().to(head.dtype) @ head
+        result[rows] = advantages[rows, None].to(head.dtype) * (head[actions[rows]] - mean_row)
+    return result, logp
+
+
+class _Part:
+    """The rows of one forward pass, padded on the right, which no state of theirs can see."""
+
+    def __init__(
+        self, policy: Policy, batch: Completions, rows: list[int], sites: tuple[Site, ...]
+    ) -> None:
+        self.policy = policy
+        self.inner = [site for site in sites if site != "final"]
+        longest = max(len(batch.tokens[row]) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        row_of: list[int] = []
+        position: list[int] = []
+        step: list[int] = []
+        for i, row in enumerate(rows):
+            tokens, start = batch.tokens[row], batch.prompt_lengths[row] - 1
+            ids[i, : len(tokens)] = torch.tensor(tokens)
+            count = len(tokens) - start - 1
+            row_of += [i] * count
+            position += range(start, start + count)
+            step += range(count)
+        self.ids = ids.to(policy.device)
+        self.picked = torch.tensor(row_of), torch.tensor(position)
+        self.where = torch.tensor(rows)[self.picked[0]], torch.tensor(step)
+        self.actions = self.ids[self.picked[0], self.picked[1] + 1]
+
+    def forward(self) -> tuple[Tensor, dict[Site, Tensor]]:
+        """The final states of the scored positions, and the states at the sites below."""
+        with recorded(self.policy, self.inner) as states:
+            output = self.policy.model.base_model(input_ids=self.ids, use_cache=False)
+        return output.last_hidden_state[self.picked], states
+
+    def backward(
+        self,
+        final: Tensor,
+        states: dict[Site, Tensor],
+        cotangent: Tensor,
+        into: dict[Site, Tensor],
+    ) -> None:
+        """Carry a cotangent of the final states to the sites."""
+        if "final" in into:
+            into["final"][self.where] = cotangent
+        if self.inner:
+            found = torch.autograd.grad(final, [states[site] for site in self.inner], cotangent)
+            for site, gradient in zip(self.inner, found, strict=True):
+                into[site][self.where] = gradient[self.picked]

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.policy import Policy, Site, check_site, final_states, logits, site_to_final
+from valuegrad.policy import Policy, Site, final_states, logits
+from valuegrad.sites import check_site, site_to_final
 from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
 from valuegrad.tasks.task import Task
 

@@ -1,0 +1,141 @@
+"""Empirical costates λ̂ = Â ∂log π/∂h for one-token answers, over the whole vocabulary.
+
+At ``"final"`` the costate of token a is Â_a (W_a − w̄), w̄ = Σ_a p_a W_a: a closed form, no backward
+pass (theory §1, correction A). Its mean is slope · G for every method whose advantage is affine in
+the reward, and its mean distance from G needs only norms and inner products of the W_a − w̄.
+
+B prompts · D width · V vocabulary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from valuegrad.advantages import PopulationAdvantages
+
+
+@dataclass(frozen=True)
+class ScoreGeometry:
+    """How the score vectors s_a = ∂log p_a/∂h lie at some prompts and a site.
+
+    Attributes:
+        squared_norm: ‖s_a‖² of every token.
+        projection: s_a · G of every token.
+        value_gradient: G.
+    """
+
+    squared_norm: Float[Tensor, "B V"]
+    projection: Float[Tensor, "B V"]
+    value_gradient: Float[Tensor, "B D"]
+
+
+@dataclass(frozen=True)
+class CentredHead:
+    """An output head with its mean row taken off, so that norms do not drown in a common part.
+
+    Attributes:
+        weight: the head W itself; centring is done on the products, not on a copy.
+        centre: the mean row m.
+        squared_norm: ‖W_a − m‖² of every token, in float64.
+    """
+
+    weight: Float[Tensor, "V D"]
+    centre: Float[Tensor, " D"]
+    squared_norm: Float[Tensor, " V"]
+
+
+def centred_head(weight: Float[Tensor, "V D"]) -> CentredHead:
+    """The centre and the centred row norms of an output head; done once a checkpoint."""
+    centre = weight.mean(0, dtype=torch.float64)
+    norms = [
+        torch.linalg.vector_norm(block.double() - centre, dim=1).square_()
+        for block in torch.split(weight, 8192)
+    ]
+    return CentredHead(weight, centre.to(weight.dtype), torch.cat(norms))
+
+
+def final_geometry(
+    head: CentredHead, mean_row: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]
+) -> ScoreGeometry:
+    """Norms and projections of every token's score vector at ``"final"``, in one product with W.
+
+    With v = w̄ − m: ‖W_a − w̄‖² = ‖W_a − m‖² − 2 (W_a − m)·v + ‖v‖².
+
+    Args:
+        head: from `centred_head`.
+        mean_row: w̄ = Σ_a p_a W_a.
+        gradient: G at ``"final"``.
+
+    Returns:
+        The geometry, norms and projections in float64.
+    """
+    weight = head.weight
+    offset = mean_row - head.centre
+    along_offset, along_gradient = (
+        torch.cat((offset, gradient)) @ weight.mT
+    ).double().chunk(2)  # fmt: skip
+    offset64, centre64, gradient64 = offset.double(), head.centre.double(), gradient.double()
+    along_offset -= (offset64 @ centre64)[:, None]
+    squared = along_offset.mul_(-2).add_(head.squared_norm)
+    squared += offset64.square().sum(1, keepdim=True)
+    along_gradient -= ((offset64 + centre64) * gradient64).sum(1, keepdim=True)
+    return ScoreGeometry(squared.clamp_(min=0), along_gradient, gradient)
+
+
+def site_geometry(
+    weight: Float[Tensor, "V D"],
+    mean_row: Float[Tensor, "B D"],
+    gradient: Float[Tensor, "B D"],
+    jacobian: Float[Tensor, "B D D"],
+) -> ScoreGeometry:
+    """As `final_geometry` at a lower site: s_a = Jᵀ(W_a − w̄), G there = Jᵀ G.
+
+    Args:
+        weight: the output head W.
+        mean_row: w̄ = Σ_a p_a W_a.
+        gradient: G at ``"final"``.
+        jacobian: J, from the site to ``"final"``.
+
+    Returns:
+        The geometry, with G at the site. Costs V·D² a prompt.
+    """
+    squared, projection, at_site = [], [], []
+    for mean_D, gradient_D, jacobian_DD in zip(mean_row, gradient, jacobian, strict=True):
+        scores = (weight - mean_D) @ jacobian_DD
+        at_site.append(gradient_D @ jacobian_DD)
+        squared.append(scores.square().sum(1))
+        projection.append(scores @ at_site[-1])
+    return ScoreGeometry(
+        torch.stack(squared).double(), torch.stack(projection).double(), torch.stack(at_site)
+    )
+
+
+def mean_costate_error(
+    p: Float[Tensor, "B V"],
+    rewards: Float[Tensor, "B V"],
+    geometry: ScoreGeometry,
+    population: PopulationAdvantages,
+) -> Float[Tensor, " B"]:
+    """E_a ‖λ̂(a) − G‖, exact over the vocabulary.
+
+    ‖λ̂(a) − G‖² = Â_a² ‖s_a‖² − 2 Â_a s_a·G + ‖G‖², Â_a = slope (r_a − baseline).
+
+    Args:
+        p: next-token probabilities.
+        rewards: of every token, reward units.
+        geometry: of the score vectors.
+        population: slope and baseline of each of these prompts.
+
+    Returns:
+        One number a prompt.
+    """
+    advantage = (rewards - population.baseline[:, None]).mul_(population.slope[:, None])
+    squared = geometry.squared_norm * advantage
+    squared -= 2 * geometry.projection
+    squared.mul_(advantage)
+    squared += geometry.value_gradient.double().square().sum(1, keepdim=True)
+    return (squared.clamp_(min=0).sqrt_().mul_(p)).sum(1)
