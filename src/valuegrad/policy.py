@@ -160,7 +160,7 @@ def final_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tens
     return states[torch.arange(len(prompts), device=policy.device), lengths - 1]  # type: ignore[no-any-return]
 
 
-def logits(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+def logits(policy: Policy, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
     """Next-token logits at given ``"final"`` states, with gradients to the head where enabled."""
     return policy.model.get_output_embeddings()(states)  # type: ignore[no-any-return]
 

@@ -8,7 +8,7 @@ B sequences · S tokens · D width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,6 +96,39 @@ def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_()
 
 
+@contextmanager
+def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tensor]]:
+    """While open, the hidden vector at one position is one leaf for all rows of a forward pass.
+
+    The rows must share the tokens up to that position, so that they share the vector.
+
+    Args:
+        policy: the policy.
+        site: where; at ``"final"`` nothing is cut.
+        position: of the token.
+
+    Yields:
+        A list that the forward pass puts the leaf (D,) into.
+    """
+    leaves: list[Tensor] = []
+
+    def cut(state: Tensor) -> Tensor:
+        leaves.append(state[0, position].detach().requires_grad_())
+        moved = state.detach().clone()
+        moved[:, position] = leaves[0]
+        return moved
+
+    with without_parameter_gradients(policy.model), torch.enable_grad():
+        if site == "final":
+            yield leaves
+            return
+        handle = _hook(policy, site, cut)
+        try:
+            yield leaves
+        finally:
+            handle.remove()
+
+
 def site_to_final(
     policy: Policy, prompts: Sequence[Sequence[int]], site: Site
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
@@ -131,17 +164,22 @@ def _leaf_at(policy: Policy, site: Site) -> Iterator[list[Tensor]]:
         leaves.append(state[:, -1].detach().requires_grad_())
         return leaves[0][:, None]
 
-    def cut_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (cut(args[0]), *args[1:])
-
-    def cut_output(module: nn.Module, args: Any, output: Any) -> Any:
-        return (cut(output[0]), *output[1:]) if isinstance(output, tuple) else cut(output)
-
-    if site == "embedding":
-        handle = policy.blocks[0].register_forward_pre_hook(cut_input)
-    else:
-        handle = policy.blocks[int(site)].register_forward_hook(cut_output)
+    handle = _hook(policy, site, cut)
     try:
         yield leaves
     finally:
         handle.remove()
+
+
+def _hook(policy: Policy, site: Site, change: Callable[[Tensor], Tensor]) -> Any:
+    """Replace the hidden states at a site below ``"final"`` until the handle is removed."""
+
+    def at_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (change(args[0]), *args[1:])
+
+    def at_output(module: nn.Module, args: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    if site == "embedding":
+        return policy.blocks[0].register_forward_pre_hook(at_input)
+    return policy.blocks[int(site)].register_forward_hook(at_output)

@@ -1,0 +1,99 @@
+"""Unbiased squared norms and inner products of value gradients from rollouts (correction C).
+
+G = E[R s] = Cov(R, s), s the score vector ∂/∂h Σ_k log π(o_k|s_k), whose mean is 0. The squared
+norm of a sample mean overestimates ‖G‖² by the variance of that mean. The product of the two Gram
+matrices does not once both are U-centred (Székely and Rizzo 2014): it is the unbiased estimate of
+HSIC with linear kernels (Song et al. 2012).
+
+n rollouts from one state · D width
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from valuegrad.errors import UserError
+
+
+def squared_norm(
+    scores: Float[Tensor, "*batch n D"], rewards: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    """An unbiased estimate of ‖Cov(R, s)‖² = ‖G‖² from n rollouts of one state.
+
+    Σ_{i≠j} Ã_ij B̃_ij / (n (n − 3)) with A_ij = s_i · s_j, B_ij = r_i r_j, both U-centred. It may be
+    negative, as an unbiased estimate of a number that may be 0 must be.
+
+    Args:
+        scores: s of each rollout, in any floating dtype.
+        rewards: R of each rollout, reward units.
+
+    Returns:
+        One estimate a batch entry, in reward units² per unit² of the hidden state, float64.
+
+    Raises:
+        UserError: fewer than 4 rollouts, shapes that do not fit, or values that are not finite.
+
+    Example:
+        >>> s = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
+        >>> round(squared_norm(s, s[:, 0]).item(), 3)
+        2.667
+    """
+    return inner_product(scores, rewards, rewards)
+
+
+def inner_product(
+    scores: Float[Tensor, "*batch n D"],
+    first: Float[Tensor, "*batch n"],
+    second: Float[Tensor, "*batch n"],
+) -> Float[Tensor, "*batch"]:
+    """An unbiased estimate of ⟨Cov(a, s), Cov(b, s)⟩ for two signals of the same rollouts.
+
+    With a the advantages and b the rewards this is the alignment ⟨E λ̂, G⟩ of Eq. 24, for
+    advantages that do not depend on the other rollouts.
+
+    Args:
+        scores: s of each rollout.
+        first: the signal a.
+        second: the signal b.
+
+    Returns:
+        One estimate a batch entry, float64.
+
+    Raises:
+        UserError: as `squared_norm`.
+
+    Example:
+        >>> s = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
+        >>> round(inner_product(s, s[:, 0], 3 * s[:, 0]).item(), 3)
+        8.0
+    """
+    n = scores.shape[-2] if scores.dim() > 1 else 0
+    if n < 4:
+        raise UserError("scores", f"{n} rollouts", "at least 4", "draw more rollouts a state")
+    for name, signal in (("rewards", first), ("rewards", second)):
+        if signal.shape != scores.shape[:-1]:
+            raise UserError(name, f"shape {tuple(signal.shape)}", f"{tuple(scores.shape[:-1])}",
+                            "one a rollout")  # fmt: skip
+        if not (torch.isfinite(signal).all() and torch.isfinite(scores).all()):
+            raise UserError(name, "values that are not finite", "finite rewards and scores",
+                            "look at the reward function")  # fmt: skip
+    wide = scores.double()
+    a, b = first.double(), second.double()
+    one = _u_centred(wide @ wide.mT)
+    # Only the symmetric part of a bᵀ meets the symmetric Gram matrix.
+    outer = (a[..., :, None] * b[..., None, :] + b[..., :, None] * a[..., None, :]) / 2
+    return (one * _u_centred(outer)).sum((-2, -1)) / (n * (n - 3))
+
+
+def _u_centred(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """U-centring of Székely and Rizzo (2014): zero diagonal, unbiased row and column means."""
+    n = gram.shape[-1]
+    keep = ~torch.eye(n, dtype=torch.bool, device=gram.device)
+    off = gram * keep
+    rows = off.sum(-1, keepdim=True) / (n - 2)
+    columns = off.sum(-2, keepdim=True) / (n - 2)
+    whole = off.sum((-2, -1), keepdim=True) / ((n - 1) * (n - 2))
+    centred: Tensor = (off - rows - columns + whole) * keep
+    return centred
