@@ -19,14 +19,24 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache
 
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at, final_costates
+from valuegrad.decoding import Cache, advance, advance_embedded, read
 from valuegrad.policy import Policy, Site
 from valuegrad.sites import recorded, without_parameter_gradients
 
-Cache = list[tuple[Tensor, Tensor]]
+
+def _read(policy: Policy, tokens: list[int]) -> tuple[Cache, Tensor]:
+    cache, finals = read(policy, tokens)
+    return cache, finals[-1]
+
+
+def _advance(policy: Policy, state: Cache, token: int | Tensor) -> tuple[Cache, Tensor]:
+    if isinstance(token, Tensor):
+        cache, final = advance_embedded(policy, state, token[None])
+        return cache, final[0]
+    return advance(policy, state, token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,29 +181,6 @@ def _one(
 ) -> Completions:
     signal = torch.as_tensor(advantages, dtype=policy.head.dtype)[None]
     return completions(policy, [list(sequence)], prompt_length, signal)
-
-
-def _read(policy: Policy, tokens: list[int]) -> tuple[Cache, Tensor]:
-    cache = DynamicCache(config=policy.model.config)
-    ids = torch.tensor([tokens], device=policy.device)
-    output = policy.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers], output.last_hidden_state[0, -1]
-
-
-def _advance(
-    policy: Policy, state: Cache, token: int | Tensor
-) -> tuple[Cache, Float[Tensor, " D"]]:
-    """F: one step of decoding, from a cache and a token or its embedding."""
-    cache = DynamicCache(config=policy.model.config)
-    for layer, (keys, values) in enumerate(state):
-        cache.update(keys, values, layer)
-    given = (
-        {"inputs_embeds": token[None, None]}
-        if isinstance(token, Tensor)
-        else {"input_ids": torch.tensor([[token]], device=policy.device)}
-    )
-    output = policy.model.base_model(**given, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers], output.last_hidden_state[0, -1]
 
 
 @torch.no_grad()

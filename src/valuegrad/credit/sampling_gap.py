@@ -1,0 +1,182 @@
+"""The sampling gap ‖J_sample‖₂ and its bounds at positions of a sequence (Prop. 2, Fig. 2).
+
+S tokens · D width · V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from valuegrad.credit.bounds import bounds
+from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
+from valuegrad.decoding import prefix, read
+from valuegrad.errors import UserError
+from valuegrad.policy import Policy, logits
+
+
+@dataclass(frozen=True)
+class TableNorms:
+    """Spectral norms of the embedding matrix E and the output head W."""
+
+    embedding: float
+    head: float
+
+
+@dataclass(frozen=True)
+class SamplingGap:
+    """The gap at one position with every bound on it; made by `sampling_gap`.
+
+    Attributes:
+        position: of the token whose logits are sampled from.
+        temperature: τ of the relaxation.
+        entropy: H of softmax(z/τ), nats.
+        gap: ‖J_sample‖₂, hidden units per hidden unit.
+        step_norm: ‖∂h_{t+1}/∂e_t‖₂.
+        product_norm: N = (1/τ) ‖∂h_{t+1}/∂e_t‖ ‖E‖ ‖W‖.
+        bound_spectral: N ‖diag p − ppᵀ‖₂.
+        bound_trace: N (1 − ‖p‖²).
+        bound_maximum: N 2(1 − p_max).
+        bound_linear: N min(1/2, 1 − ‖p‖², H), the sharp bound.
+        bound_entropy: N 1.274 sqrt(H), Prop. 2 with log V cancelled.
+        bound_paper: N 2 C_V sqrt(H / log V), the paper's with its best constant.
+        smallest_constant: gap / sqrt(H / log V), the least C with which Eq. 21 holds here; NaN
+            where H is 0.
+    """
+
+    position: int
+    temperature: float
+    entropy: float
+    gap: float
+    step_norm: float
+    product_norm: float
+    bound_spectral: float
+    bound_trace: float
+    bound_maximum: float
+    bound_linear: float
+    bound_entropy: float
+    bound_paper: float
+    smallest_constant: float
+
+
+def sampling_gap(
+    policy: Policy, sequence: Sequence[int], position: int, temperature: float = 1.0
+) -> SamplingGap:
+    """The sampling gap at one position of a sequence, matrix-free.
+
+    Args:
+        policy: the policy.
+        sequence: token ids; the one after `position` is what was sampled there.
+        position: of h_t, from 0; negative counts from the end.
+        temperature: τ of the relaxation, above 0.
+
+    Returns:
+        The gap and its bounds.
+
+    Raises:
+        UserError: a position without a next token, a sequence beyond the context, a temperature
+            that is not above 0.
+
+    Example:
+        ``sampling_gap(policy, [5, 7, 2, 9], 2).bound_linear``
+    """
+    return sampling_gaps(policy, sequence, [position], temperature)[0]
+
+
+def sampling_gaps(
+    policy: Policy,
+    sequence: Sequence[int],
+    positions: Sequence[int],
+    temperature: float = 1.0,
+    *,
+    norms: TableNorms | None = None,
+) -> list[SamplingGap]:
+    """As `sampling_gap` at several positions, reading the sequence once.
+
+    Args:
+        policy: the policy.
+        sequence: token ids.
+        positions: of each h_t.
+        temperature: τ, above 0.
+        norms: of the policy's E and W where they are known, from `table_norms`.
+
+    Returns:
+        One a position.
+
+    Raises:
+        UserError: as `sampling_gap`.
+
+    Example:
+        ``[g.gap for g in sampling_gaps(policy, tokens, range(4))]``
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise UserError("temperature", str(temperature), "a number above 0", "use 1.0")
+    if len(sequence) > policy.context:
+        raise UserError(
+            "sequence", f"{len(sequence)} tokens", f"at most {policy.context}", "shorten it"
+        )
+    last = len(sequence) - 1
+    chosen = [p + len(sequence) if p < 0 else p for p in positions]
+    for given, position in zip(positions, chosen, strict=True):
+        if not 0 <= position < last:
+            raise UserError(
+                "position", f"{given} in {len(sequence)} tokens", f"0 to {last - 1}",
+                "choose one with a token after it",
+            )  # fmt: skip
+    norms = norms or table_norms(policy)
+    with torch.no_grad():
+        cache, finals = read(policy, sequence[:last])
+    found = []
+    for position in chosen:
+        with torch.no_grad():
+            z = logits(policy, finals[position]).double()
+        p = (z / temperature).softmax(0)
+        step = step_jacobian(policy, prefix(cache, position + 1), sequence[position + 1])
+        step_norm = spectral_norm(step)
+        gap = spectral_norm(sampling_jacobian(policy, step, p, temperature))
+        size = step_norm * norms.embedding * norms.head / temperature
+        factors = bounds(p)
+        h = factors.entropy.item()
+        ratio = h / math.log(len(p)) if len(p) > 1 else 0.0
+        found.append(
+            SamplingGap(
+                position, temperature, h, gap, step_norm, size,
+                bound_spectral=size * factors.spectral.item(),
+                bound_trace=size * factors.trace.item(),
+                bound_maximum=size * factors.maximum.item(),
+                bound_linear=size * factors.linear.item(),
+                bound_entropy=size * factors.root.item(),
+                bound_paper=size * factors.paper.item(),
+                smallest_constant=gap / math.sqrt(ratio) if ratio > 0 else math.nan,
+            )
+        )  # fmt: skip
+    return found
+
+
+@torch.no_grad()
+def table_norms(policy: Policy) -> TableNorms:
+    """‖E‖₂ and ‖W‖₂, from the D × D Gram matrices, exact and in float64.
+
+    Args:
+        policy: the policy.
+
+    Returns:
+        Both norms; one computation where the two are tied.
+    """
+    head = policy.head
+    embedding = policy.model.get_input_embeddings().weight.detach()
+    norm = _norm(head)
+    tied = embedding.data_ptr() == head.data_ptr()
+    return TableNorms(norm if tied else _norm(embedding[: len(head)]), norm)
+
+
+def _norm(matrix: torch.Tensor) -> float:
+    width = matrix.shape[1]
+    gram = torch.zeros(width, width, dtype=torch.float64, device=matrix.device)
+    for rows in torch.split(matrix, 8192):
+        wide = rows.double()
+        gram += wide.mT @ wide
+    return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt())
