@@ -129,6 +129,32 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
             handle.remove()
 
 
+@contextmanager
+def shifted(policy: Policy, site: Site, position: int, shift: Float[Tensor, " D"]) -> Iterator[None]:
+    """While open, add a vector to the hidden vector at one position of every row.
+
+    Args:
+        policy: the policy.
+        site: where; at ``"final"`` nothing is added, the caller has that vector in hand.
+        position: of the token.
+        shift: what is added.
+    """
+
+    def add(state: Tensor) -> Tensor:
+        moved = state.clone()
+        moved[:, position] = moved[:, position] + shift
+        return moved
+
+    if site == "final":
+        yield
+        return
+    handle = _hook(policy, site, add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def site_to_final(
     policy: Policy, prompts: Sequence[Sequence[int]], site: Site
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
