@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from valuegrad.credit.sampling_gap import sampling_gaps, table_norms
@@ -111,8 +112,8 @@ def _violations(points: Sequence[Mapping[str, Any]], room: float) -> int:
     ]
     sharp = [(p["gap"], p["bound_linear"], p["bound_paper"]) for p in points]
     return sum(
-        any(not low <= high * room for low, high in zip(chain, chain[1:], strict=False))
-        or any(not low <= high * room for low, high in zip(tail, tail[1:], strict=False))
+        any(not low <= high * room for low, high in pairwise(chain))
+        or any(not low <= high * room for low, high in pairwise(tail))
         for chain, tail in zip(chains, sharp, strict=True)
     )
 

@@ -130,7 +130,9 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
 
 
 @contextmanager
-def shifted(policy: Policy, site: Site, position: int, shift: Float[Tensor, " D"]) -> Iterator[None]:
+def shifted(
+    policy: Policy, site: Site, position: int, shift: Float[Tensor, " D"]
+) -> Iterator[None]:
     """While open, add a vector to the hidden vector at one position of every row.
 
     Args:

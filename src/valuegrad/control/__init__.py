@@ -1,0 +1,1 @@
+"""The continuous lens (theory §5): control problems in which everything is known."""
