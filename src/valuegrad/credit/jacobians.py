@@ -5,7 +5,7 @@ that scores a token, through its soft sample, to the next hidden vector. A produ
 derivative of the vector-Jacobian product in its cotangent, so neither needs forward mode. They take
 a block of vectors at once: reading the weights is what they cost.
 
-m vectors of a block · D width · V vocabulary
+m vectors of a block · D width · K width of what is reached · V vocabulary
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from valuegrad.errors import RunError
 from valuegrad.policy import Policy
 from valuegrad.sites import without_parameter_gradients
 
-Product = Callable[[Float[Tensor, "m D"]], Float[Tensor, "m D"]]
+Product = Callable[[Float[Tensor, "m _"]], Float[Tensor, "m _"]]
 BLOCK = 4
 # ‖JᵀJv − λv‖ / λ at which iteration stops; the error of λ is of the order of its square.
 RESIDUAL = 1e-4
@@ -36,10 +36,10 @@ MOST_ITERATIONS = 200
 
 @dataclass(frozen=True)
 class Jacobian:
-    """A linear map between hidden vectors, by its products with blocks of them as rows.
+    """A linear map of vectors, by its products with blocks of them as rows.
 
     Attributes:
-        width: of the vectors on either side.
+        width: D, of the vectors that it maps.
         apply: x ↦ J x.
         adjoint: y ↦ Jᵀ y.
         dtype: in which the products are taken.
@@ -61,7 +61,7 @@ class Jacobian:
 
 
 def of_function(
-    function: Callable[[Float[Tensor, "m D"]], Float[Tensor, "m D"]],
+    function: Callable[[Float[Tensor, "m D"]], Float[Tensor, "m K"]],
     point: Float[Tensor, " D"],
     block: int = BLOCK,
 ) -> Jacobian:
@@ -239,6 +239,6 @@ def effective_rank(jacobian: Jacobian, *, norm: float | None = None) -> float:
     return (frobenius_norm(jacobian) / norm) ** 2 if norm else 0.0
 
 
-def _columns(jacobian: Jacobian) -> Float[Tensor, "D D"]:
+def _columns(jacobian: Jacobian) -> Float[Tensor, "D K"]:
     unit = torch.eye(jacobian.width, dtype=jacobian.dtype, device=jacobian.device)
     return jacobian.apply(unit)
