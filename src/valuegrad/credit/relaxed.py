@@ -174,7 +174,7 @@ def rewarded(reward: Reward, soft_tokens: Float[Tensor, "T V"]) -> Float[Tensor,
         got = f"{name} returning {type(value).__name__}"
         got += f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
     elif not torch.isfinite(value).all():
-        got = f"{name} returning {float(value)}"
+        got = f"{name} returning {float(value.detach())}"
     elif not value.requires_grad:
         got = f"{name} returning a value without a gradient"
     else:

@@ -1,0 +1,1 @@
+"""Every statement of the theory, evaluated on the policy at hand."""

@@ -1,0 +1,64 @@
+"""What the statements are evaluated on: one prompt and a completion drawn after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from valuegrad.credit.completions import Completions, completions
+from valuegrad.decoding import advance, read
+from valuegrad.errors import UserError
+from valuegrad.policy import Policy, logits
+
+COMPLETION = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What the statements are evaluated on."""
+
+    policy: Policy
+    text: str
+    prompt: list[int]
+    sequence: list[int]
+    advantages: Tensor
+    generator: torch.Generator
+
+    def batch(self) -> Completions:
+        """The completion as what costates are formed of."""
+        return completions(self.policy, [self.sequence], len(self.prompt), self.advantages[None])
+
+
+def make_case(policy: Policy, text: str, seed: int) -> Case:
+    """Draw a completion of a prompt from the policy, and random advantages.
+
+    Args:
+        policy: the policy.
+        text: the prompt.
+        seed: of all that is random.
+
+    Returns:
+        The case.
+
+    Raises:
+        UserError: a prompt of fewer than 2 tokens, or too long for the context.
+    """
+    prompt = policy.tokenizer(text)["input_ids"]
+    most = policy.context - COMPLETION
+    if not 2 <= len(prompt) <= most:
+        raise UserError(
+            "prompt", f"{len(prompt)} tokens", f"2 to {most}", "choose another --prompt"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    sequence = list(prompt)
+    with torch.no_grad():
+        cache, finals = read(policy, prompt)
+        final = finals[-1]
+        for _ in range(COMPLETION):
+            p = logits(policy, final).softmax(0).cpu()
+            sequence.append(int(torch.multinomial(p, 1, generator=generator)))
+            cache, final = advance(policy, cache, sequence[-1])
+    advantages = torch.randn(COMPLETION, generator=generator, dtype=torch.float64)
+    return Case(policy, text, list(prompt), sequence, advantages, generator)
