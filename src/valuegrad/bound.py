@@ -73,7 +73,8 @@ def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[st
 
     Returns:
         The summary object that ends ``valuegrad bound --json``. `tighter` is the paper's bound over
-        the sharp one, `smallest_constant` the least C with which Eq. 21 holds at every point.
+        the sharp one and `looseness` the sharp one over the gap, both in the median;
+        `smallest_constant` is the least C with which Eq. 21 holds at every point.
     """
     room = 1 + ROUNDING[dtype]
     names = list(dict.fromkeys(p["checkpoint"] for p in points))
@@ -82,6 +83,7 @@ def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[st
         "points": len(points),
         "violations": _violations(points, room),
         "tighter": _median(_tighter(points)),
+        "looseness": _median([p["bound_linear"] / p["gap"] for p in points if p["gap"] > 0]),
         "smallest_constant": max(_finite(points, "smallest_constant"), default=math.nan),
         "checkpoints": [
             _of_checkpoint([p for p in points if p["checkpoint"] == name], room) for name in names

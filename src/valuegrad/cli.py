@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 
 from valuegrad.errors import UserError, ValuegradError
 from valuegrad.flags import (
@@ -23,10 +22,12 @@ from valuegrad.flags import (
     assignments,
     study_config,
 )
+from valuegrad.output import hide_bars_of_transformers, print_json, stdout
 from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import predictor_table, score_table, study_table, table, train_table
 from valuegrad.study.config import StudyConfig, load_config
 from valuegrad.study.run import Outcome, run_study
+from valuegrad.theory_commands import bound_command, verify_command
 
 Flat = Parameter(name="*")
 Checkpoints = Annotated[
@@ -38,7 +39,8 @@ app = App(
     help="Which checkpoint will reinforcement learning improve most, by how much, and why.",
     default_parameter=Parameter(negative=()),
 )
-_stdout = Console()
+app.command(verify_command, name="verify")
+app.command(bound_command, name="bound")
 
 
 @app.command
@@ -106,10 +108,10 @@ def score(
     scores = [m.measurements for m in outcome.measured]
     ranking = rank(scores)
     if common.json:
-        _print_json(scores)
+        print_json(scores)
     else:
-        _stdout.print(score_table(ranking))
-        _stdout.print(f"RL is predicted to help most from [bold]{ranking[0]['checkpoint']}[/bold]")
+        stdout.print(score_table(ranking))
+        stdout.print(f"RL is predicted to help most from [bold]{ranking[0]['checkpoint']}[/bold]")
     return _finish(outcome)
 
 
@@ -157,9 +159,9 @@ def train(
         for updates, after in zip(run["updates"], run["rewards_after"], strict=True)
     ]
     if common.json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _stdout.print(train_table(rows))
+        stdout.print(train_table(rows))
     return _finish(outcome)
 
 
@@ -187,16 +189,16 @@ def pretrain(
     if preset not in PRESETS:
         raise UserError("--preset", repr(preset), f"one of {', '.join(PRESETS)}", "choose one")
     recipe = PRESETS[preset]
-    _hide_bars_of_transformers()
+    hide_bars_of_transformers()
     with StderrProgress() as progress:
         written = pretrain(
             folder, recipe, seed=seed, device=common.device,
             progress=lambda step, loss: progress("pretraining", step, recipe.steps),
         )  # fmt: skip
     if common.json:
-        _print_json([str(path) for path in written])
+        print_json([str(path) for path in written])
     else:
-        _stdout.print(f"{len(written)} checkpoints: '{folder}/step*'")
+        stdout.print(f"{len(written)} checkpoints: '{folder}/step*'")
     return 0
 
 
@@ -220,9 +222,9 @@ def checkpoints(
         for c in found
     ]
     if common.json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _stdout.print(table(("checkpoint", "step", "tokens"), rows))
+        stdout.print(table(("checkpoint", "step", "tokens"), rows))
     return 0
 
 
@@ -240,7 +242,7 @@ def report(folder: Path, /, *, common: Annotated[CommonFlags, Flat] = COMMON) ->
 
     document = rebuild_report(folder)
     if common.json:
-        _print_json(document["paths"])
+        print_json(document["paths"])
     else:
         _open_me(document)
     return 0
@@ -255,11 +257,11 @@ def _study(
     outcome = _run(config, folder, common, measurements)
     document = write_study(folder, summarise(config, outcome), outcome)
     if common.json:
-        _print_json(document)
+        print_json(document)
     else:
-        _stdout.print(study_table(document))
+        stdout.print(study_table(document))
         if document["trained"]:
-            _stdout.print(predictor_table(document))
+            stdout.print(predictor_table(document))
         _open_me(document)
     return _finish(outcome)
 
@@ -267,18 +269,11 @@ def _study(
 def _run(
     config: StudyConfig, folder: Path, common: CommonFlags, measurements: tuple[str, ...]
 ) -> Outcome:
-    _hide_bars_of_transformers()
+    hide_bars_of_transformers()
     with StderrProgress() as progress:
         return run_study(
             config, folder, measurements=measurements, device=common.device, progress=progress
         )
-
-
-def _hide_bars_of_transformers() -> None:
-    """Loading and saving take no time worth a bar, and stderr has its own."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 @contextmanager
@@ -299,13 +294,7 @@ def _finish(outcome: Outcome) -> int:
 
 def _open_me(document: dict[str, Any]) -> None:
     page = Path(document["paths"]["report"]).resolve()
-    _stdout.print(f"Open {page.as_uri()}", soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    from valuegrad.study.records import to_json
-
-    sys.stdout.write(to_json(value))
+    stdout.print(f"Open {page.as_uri()}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

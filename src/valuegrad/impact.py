@@ -35,6 +35,7 @@ from valuegrad.credit.value_gradient import (
     site_jacobian,
 )
 from valuegrad.errors import UserError
+from valuegrad.headroom import LARGE, log_mean_exp
 from valuegrad.policy import Policy, Site
 from valuegrad.sites import check_site
 from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
@@ -42,7 +43,6 @@ from valuegrad.tasks.task import Task
 
 Columns = dict[str, np.ndarray]
 KEPT_ELEMENTS = 2**25  # probabilities of prompts × vocabulary worth keeping: 256 MiB
-LARGE = 50.0  # nats; above this e^x drowns the digits that expm1 saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ def _moments(
             "reward": mean,
             "reward_variance": (p * (rewards - mean[:, None]).square()).sum(1),
             "entropy": -torch.xlogy(p, p).sum(1),
-            "headroom": _headroom(p, alpha * (rewards - mean[:, None])) / alpha,
+            "headroom": log_mean_exp(p, alpha * (rewards - mean[:, None])) / alpha,
             "pass_at_k": -torch.expm1(group_size * torch.log1p(-right)),
             "zero_spread": _zero_spread(p, rewards, group_size, prompts.binary),
         }
@@ -191,15 +191,6 @@ def _moments(
     centre = alpha * columns["reward"].mean()
     centre = centre if tilted.max() - centre < LARGE else tilted.max()
     return columns | {"tilted": np.expm1(tilted - centre), "centre": np.full_like(tilted, centre)}
-
-
-def _headroom(p: Tensor, tilt: Tensor) -> Tensor:
-    """Log E[e^x] for x of mean 0, to full precision also where x is nearly always nearly 0."""
-    largest = torch.where(p > 0, tilt, -torch.inf).amax(1, keepdim=True)
-    small = torch.log1p((p * torch.expm1(tilt.clamp(max=LARGE))).sum(1))
-    return torch.where(
-        largest[:, 0] < LARGE, small, torch.logsumexp(p.log() + tilt - largest, 1) + largest[:, 0]
-    )
 
 
 def _zero_spread(p: Tensor, rewards: Tensor, group_size: int, binary: bool) -> Tensor:

@@ -31,7 +31,8 @@ Product = Callable[[Float[Tensor, "m _"]], Float[Tensor, "m _"]]
 BLOCK = 4
 # ‖JᵀJv − λv‖ / λ at which iteration stops; the error of λ is of the order of its square.
 RESIDUAL = 1e-4
-MOST_ITERATIONS = 200
+MOST_ITERATIONS = 50
+RESTARTS = 8
 
 
 @dataclass(frozen=True)
@@ -189,17 +190,23 @@ def spectral_norm(jacobian: Jacobian, *, seed: int = 0) -> float:
         return 0.0
     start, _ = np.linalg.qr(start)
     scale = float(np.linalg.norm(gram(start), 2))
-    with warnings.catch_warnings():
-        # It warns of what the residual below decides.
-        warnings.simplefilter("ignore", UserWarning)
-        values, vectors = lobpcg(
-            operator, start, tol=RESIDUAL * scale, maxiter=MOST_ITERATIONS, largest=True
-        )
-    value, vector = float(values.max()), vectors[:, [values.argmax()]]
-    residual = float(np.linalg.norm(gram(vector) - value * vector))
-    if not residual <= 10 * RESIDUAL * abs(value):
+    for attempt in range(RESTARTS):
+        with warnings.catch_warnings():
+            # It warns of what the residual below decides.
+            warnings.simplefilter("ignore", UserWarning)
+            values, vectors = lobpcg(
+                operator, start, tol=RESIDUAL * scale, maxiter=MOST_ITERATIONS, largest=True
+            )
+        value, vector = float(values.max()), vectors[:, [values.argmax()]]
+        residual = float(np.linalg.norm(gram(vector) - value * vector))
+        if residual <= 10 * RESIDUAL * abs(value):
+            break
+        # Its basis can lose rank, and then it stalls: from the same block it starts with a new one.
+        fresh = np.random.default_rng((seed, attempt)).standard_normal(vectors.shape)
+        start, _ = np.linalg.qr(vectors + 1e-3 / math.sqrt(width) * fresh)
+    else:
         raise RunError(
-            f"a spectral norm did not converge in {MOST_ITERATIONS} iterations "
+            f"a spectral norm did not converge in {RESTARTS * MOST_ITERATIONS} iterations "
             f"(residual {residual / abs(value):.1e}); load the policy with dtype float64"
         )
     return math.sqrt(value)

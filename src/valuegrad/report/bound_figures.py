@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ SERIES = {
     "bound_paper": ("the paper's, N·2C√(H/log V)", PAPER),
 }
 COLUMNS = 5
+LARGEST = 340
 
 
 def bound_chart(points: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> ChartType:
@@ -38,27 +40,33 @@ def bound_chart(points: Sequence[Mapping[str, Any]], summary: Mapping[str, Any])
     Returns:
         The panels on log axes, and two panels with the medians of gap and entropy.
     """
-    tighter = number(summary["tighter"], 2)
-    broken = summary["violations"]
-    title = (
-        f"The sampling gap stays below its bounds; the sharp one is {tighter} times tighter"
-        if not broken
-        else f"{broken} of {summary['points']} points break a bound"
-    )
-    subtitle = [
-        "Top: every point of every checkpoint, over the entropy of the next token. Bottom: medians "
-        "along the trajectory."
-    ]
+    count = len(summary["checkpoints"])
     panels = alt.concat(
-        *(_panel(points, row, i) for i, row in enumerate(summary["checkpoints"])),
-        columns=COLUMNS,
+        *(_panel(points, row, i, count) for i, row in enumerate(summary["checkpoints"])),
+        columns=min(COLUMNS, count),
         spacing={"row": 14, "column": 14},
     )
-    whole = alt.vconcat(panels, _trajectory(summary), spacing=28)
-    return whole.properties(title=alt.Title(title, subtitle=subtitle))
+    whole = panels if count == 1 else alt.vconcat(panels, _trajectory(summary), spacing=28)
+    return whole.properties(title=_title(summary))
 
 
-def _panel(points: Sequence[Mapping[str, Any]], row: Mapping[str, Any], place: int) -> ChartType:
+def _title(summary: Mapping[str, Any]) -> alt.Title:
+    broken, tighter = summary["violations"], number(summary["tighter"], 2)
+    text = (
+        f"{broken} of {summary['points']} points break a bound"
+        if broken
+        else f"The sampling gap stays below its bounds, the sharp one {tighter} times tighter"
+    )
+    subtitle = [
+        f"Every point over the entropy of the next token, N = (1/τ) ‖∂h/∂e‖ ‖E‖ ‖W‖. In the median "
+        f"the sharp bound is still {number(summary['looseness'], 2)} times the gap."
+    ]
+    return alt.Title(text, subtitle=subtitle)
+
+
+def _panel(
+    points: Sequence[Mapping[str, Any]], row: Mapping[str, Any], place: int, count: int
+) -> ChartType:
     rows = [
         {"entropy": p["entropy"], "value": p[name], "series": title, "prompt": p["prompt"][-40:]}
         for p in points
@@ -66,15 +74,16 @@ def _panel(points: Sequence[Mapping[str, Any]], row: Mapping[str, Any], place: i
         for name, (title, _) in SERIES.items()
         if p["entropy"] > 0 and p[name] > 0
     ]
-    size = WIDTH // COLUMNS - 50
-    lows, highs = _range(points, ["entropy"]), _range(points, list(SERIES))
+    size = min(WIDTH // min(COLUMNS, count) - 50, LARGEST)
+    lows, highs = _steps(points), _range(points, list(SERIES))
     return (
         drawn(rows, {"series": "what", "prompt": "end of the prompt"})
         .mark_point(filled=True, size=14, opacity=0.7)
         .encode(
-            x=alt.X("entropy:Q", title="entropy (nats)",
-                    scale=alt.Scale(type="log", domain=lows), axis=_powers(lows)),
-            y=alt.Y("value:Q", title="norm" if place % COLUMNS == 0 else None,
+            x=alt.X("entropy:Q", title="entropy (nats)" if place + COLUMNS >= count else None,
+                    scale=alt.Scale(type="log", domain=[lows[0], lows[-1]]),
+                    axis=alt.Axis(values=lows, format="~g")),
+            y=alt.Y("value:Q", title="norm (log)" if place % COLUMNS == 0 else None,
                     scale=alt.Scale(type="log", domain=highs), axis=_powers(highs)),
             color=alt.Color(
                 "series:N",
@@ -109,17 +118,29 @@ def _trajectory(summary: Mapping[str, Any]) -> ChartType:
     return alt.hconcat(*panels, spacing=30)
 
 
+def _steps(points: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Entropies of the form 1, 2, 5 times a power of ten around what is drawn."""
+    values = [p["entropy"] for p in points if p["entropy"] > 0 and p["gap"] > 0] or [1.0]
+    low, high = (math.floor(math.log10(end)) for end in (min(values), max(values)))
+    marks = [m * 10.0**e for e in range(low, high + 2) for m in (1, 2, 5)]
+    first = max(i for i, mark in enumerate(marks) if mark <= min(values) * (1 + 1e-9))
+    last = min(i for i, mark in enumerate(marks) if mark >= max(values))
+    chosen = marks[first : max(last, first + 1) + 1]
+    # Ends stay, and in between no more than there is room for.
+    return chosen if len(chosen) <= 5 else [chosen[0], *chosen[3:-1:3], chosen[-1]]
+
+
 def _range(points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[float]:
     """Whole powers of ten around what is drawn, the same in every panel."""
     values = [p[name] for p in points for name in names if p["entropy"] > 0 and p[name] > 0]
     if not values:
         return [0.1, 1.0]
-    low, high = (f"{end:e}".split("e")[1] for end in (min(values), max(values)))
-    return [10.0 ** int(low), 10.0 ** (int(high) + 1)]
+    low, high = (math.floor(math.log10(end)) for end in (min(values), max(values)))
+    return [10.0**low, 10.0 ** (high + 1)]
 
 
 def _powers(domain: Sequence[float]) -> alt.Axis:
-    exponents = [int(f"{end:e}".split("e")[1]) for end in domain]
+    exponents = [round(math.log10(end)) for end in domain]
     step = max(1, (exponents[1] - exponents[0] + 3) // 4)
     values = [10.0**e for e in range(exponents[0], exponents[1] + 1, step)]
     return alt.Axis(values=values, format=".0e")

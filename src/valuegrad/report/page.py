@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import vl_convert
+from altair.typing import ChartType
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from valuegrad.report.contents import contents
 from valuegrad.report.figures import figures
 from valuegrad.report.findings import Document
+from valuegrad.report.theme import themed
 from valuegrad.study.records import to_json, write_atomically
 
 SHARPNESS = 2  # pixels of a PNG a pixel of the drawing
@@ -40,16 +42,40 @@ def write_report(document: Document, folder: Path) -> dict[str, Any]:
     specs = specifications(plain)
     paths = []
     for name, spec in specs.items():
-        svg = vl_convert.vegalite_to_svg(spec)
-        drawings: dict[str, str | bytes] = {
-            "svg": svg,
-            "png": vl_convert.svg_to_png(svg, scale=SHARPNESS),
-        }
-        for kind, drawing in drawings.items():
-            paths.append(f"figures/{name}.{kind}")
-            write_atomically(folder / paths[-1], drawing)
+        paths += _draw(spec, folder, f"figures/{name}")
     write_atomically(folder / "report.html", page(plain, specs))
     return {"report": "report.html", "figures": paths}
+
+
+def draw(chart: ChartType, folder: Path, name: str) -> list[str]:
+    """Write one figure as SVG, PNG and an interactive page of its own.
+
+    Args:
+        chart: the figure.
+        folder: where it goes.
+        name: of the files, without their ends.
+
+    Returns:
+        The paths of what was written.
+
+    Raises:
+        RunError: a file could not be written.
+    """
+    spec = json.dumps(themed(chart).to_dict())
+    paths = _draw(spec, folder, name)
+    write_atomically(folder / f"{name}.html", vl_convert.vegalite_to_html(spec, bundle=True))
+    return [str(folder / path) for path in [*paths, f"{name}.html"]]
+
+
+def _draw(spec: str, folder: Path, name: str) -> list[str]:
+    svg = vl_convert.vegalite_to_svg(spec)
+    drawings: dict[str, str | bytes] = {
+        "svg": svg,
+        "png": vl_convert.svg_to_png(svg, scale=SHARPNESS),
+    }
+    for kind, drawing in drawings.items():
+        write_atomically(folder / f"{name}.{kind}", drawing)
+    return [f"{name}.{kind}" for kind in drawings]
 
 
 def specifications(document: Document) -> dict[str, str]:

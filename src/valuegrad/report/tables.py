@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
+
+from valuegrad.statement import Statement
 
 Row = Mapping[str, Any]
 
@@ -81,6 +84,52 @@ def predictor_table(document: Row) -> Table:
         "regret",
     )
     return table(columns, found[::-1])
+
+
+def verify_table(statements: Sequence[Statement]) -> Table:
+    """Both sides of every statement, and whether it holds.
+
+    Args:
+        statements: from `verify`.
+
+    Returns:
+        A table to print.
+    """
+    result = Table(box=None, header_style="bold", pad_edge=False)
+    result.add_column("statement", ratio=1)
+    result.add_column("source", max_width=13)
+    for name in ("left", "right", "error"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("holds", no_wrap=True)
+    for statement in statements:
+        paper = statement.form == "paper"
+        if statement.holds:
+            verdict = "[green]yes[/green]"
+        else:
+            verdict = "[yellow]no (paper)[/yellow]" if paper else "[bold red]NO[/bold red]"
+        result.add_row(
+            escape(statement.name), escape(statement.source), _text(statement.left),
+            _text(statement.right),
+            f"{statement.error:.0e}" if statement.relation == "=" else "", verdict,
+        )  # fmt: skip
+    return result
+
+
+def bound_table(summary: Row) -> Table:
+    """The medians of gap and bounds by checkpoint.
+
+    Args:
+        summary: from `summarise_bounds`.
+
+    Returns:
+        A table to print.
+    """
+    columns = ("checkpoint", "entropy", "gap", "bound_linear", "bound_paper", "tighter")
+    rows = [
+        {**row, "checkpoint": str(row["checkpoint"]).rsplit("/", 1)[-1]}
+        for row in summary["checkpoints"]
+    ]
+    return table(columns, rows)
 
 
 def table(columns: Sequence[str], rows: Sequence[Row]) -> Table:

@@ -25,6 +25,7 @@ class Case:
     sequence: list[int]
     advantages: Tensor
     generator: torch.Generator
+    seed: int
 
     def batch(self) -> Completions:
         """The completion as what costates are formed of."""
@@ -61,4 +62,4 @@ def make_case(policy: Policy, text: str, seed: int) -> Case:
             sequence.append(int(torch.multinomial(p, 1, generator=generator)))
             cache, final = advance(policy, cache, sequence[-1])
     advantages = torch.randn(COMPLETION, generator=generator, dtype=torch.float64)
-    return Case(policy, text, list(prompt), sequence, advantages, generator)
+    return Case(policy, text, list(prompt), sequence, advantages, generator, seed)

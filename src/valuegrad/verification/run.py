@@ -27,6 +27,16 @@ from valuegrad.verification.gap_statements import (
     theorem_one_statements,
 )
 
+PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
+    "costates": costate_statements,
+    "adjoint recursion": recursion_statements,
+    "value gradients": value_gradient_statements,
+    "sampling gap": sampling_gap_statements,
+    "attention paths": attention_statements,
+    "Theorem 1": theorem_one_statements,
+    "impact": impact_statements,
+    "continuous lens": lambda case: control_statements(case.seed),
+}
 PROMPT = "label = 'B'\nanswer = '"
 
 
@@ -60,18 +70,8 @@ def verify(
             "float64, in which identities hold to rounding", "load the policy with dtype float64",
         )  # fmt: skip
     case = make_case(policy, prompt, seed)
-    parts: tuple[tuple[str, Callable[[Case], Iterable[Statement]]], ...] = (
-        ("costates", costate_statements),
-        ("adjoint recursion", recursion_statements),
-        ("value gradients", value_gradient_statements),
-        ("sampling gap", sampling_gap_statements),
-        ("attention paths", attention_statements),
-        ("Theorem 1", theorem_one_statements),
-        ("impact", impact_statements),
-        ("continuous lens", lambda case: control_statements(seed)),
-    )
     found: list[Statement] = []
-    for name, statements in parts:
+    for name, statements in PARTS.items():
         progress(name)
         found += statements(case)
     return found
