@@ -87,7 +87,7 @@ def test_the_figure_has_a_panel_a_checkpoint(points):
 def test_bad_input(policy):
     with pytest.raises(UserError, match="positions: got 0"):
         bound_points(policy("olmo2"), EXAMPLES, positions=0)
-    with pytest.raises(UserError, match="temperature: got -1.0"):
+    with pytest.raises(UserError, match=r"temperature: got -1\.0"):
         bound_points(policy("olmo2"), EXAMPLES, temperature=-1.0)
     with pytest.raises(UserError, match="task: got the prompt"):
         bound_points(policy("olmo2"), [Example("", "B")])

@@ -11,6 +11,8 @@ import pytest
 
 from valuegrad.cli import run
 from valuegrad.pretrain import standard_library
+from valuegrad.statement import inequality
+from valuegrad.verification.run import PARTS
 
 SCORE_KEYS = {
     *("checkpoint", "revision", "step", "tokens", "weights_sha256", "task", "task_sha256"),
@@ -98,6 +100,41 @@ def test_study_without_training_ranks(checkpoint, task_file, tmp_path, capsys):
     assert not list((tmp_path / "out" / "records").glob("train-*"))
 
 
+def test_verify_prints_every_statement_and_what_holds(checkpoint, tmp_path, capsys):
+    folder = str(checkpoint("gpt2"))
+    assert run(["verify", folder, "--json", "--out", str(tmp_path / "v")]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == json.loads((tmp_path / "v" / "verify.json").read_text())
+    keys = {"name", "source", "left", "right", "error", "holds", "slack", "form"}
+    assert all(set(row) >= keys for row in rows)
+    assert all(row["holds"] for row in rows if row["form"] == "corrected")
+    assert run(["verify", folder]) == 0
+    assert "0 fail; of 4 forms as in the paper 4 fail here" in capsys.readouterr().out
+
+
+def test_verify_leaves_with_1_where_a_corrected_statement_fails(checkpoint, capsys, monkeypatch):
+    def wrong(case):
+        yield inequality("two ≤ one", "arithmetic", 2.0, 1.0)
+
+    monkeypatch.setitem(PARTS, "Theorem 1", wrong)
+    assert run(["verify", str(checkpoint("gpt2"))]) == 1
+    assert "fails: two ≤ one (arithmetic)" in capsys.readouterr().err
+
+
+def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, capsys):
+    folders = [str(checkpoint(name)) for name in ("olmo2", "gpt2")]
+    words = ["bound", *folders, *flags[:2], "--examples", "3", "--positions", "2"]
+    assert run([*words, "--json", "--out", str(tmp_path / "b")]) == 0
+    *points, summary = json.loads(capsys.readouterr().out)
+    assert {p["checkpoint"] for p in points} == set(folders)
+    assert (summary["summary"], summary["points"], summary["violations"]) == (True, 12, 0)
+    assert len({p["prompt"] for p in points}) == 3
+    kinds = {path.name for path in (tmp_path / "b").iterdir()}
+    assert kinds == {"bound.json", "bound.svg", "bound.png", "bound.html"}
+    assert run([*words, "--dtype", "float64"]) == 0
+    assert "12 points, 0 violations" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -119,6 +156,17 @@ def test_study_without_training_ranks(checkpoint, task_file, tmp_path, capsys):
         (["train", "{}", "--seeds", "0"], "seeds: got 0"),
         (["study", "none.toml"], "CONFIG: got none.toml"),
         (["report", "none"], "STUDY_DIR: got none"),
+        (["verify"], "requires an argument"),
+        (["verify", "none"], "neither a folder here"),
+        (["verify", "{}", "--dtype", "float32"], "dtype: got float32; wanted float64"),
+        (["verify", "{}", "--prompt", ""], "prompt: got 0 tokens"),
+        (["verify", "{}", "--out", "{}/config.json"], "--out: got .*a file; wanted a folder"),
+        (["bound", "none*"], "matches no folder"),
+        (["bound", "{}", "--positions", "0"], "--positions: got 0"),
+        (["bound", "{}", "--examples", "-1"], "--examples: got -1"),
+        (["bound", "{}", "--temperature", "0"], "temperature: got 0"),
+        (["bound", "{}", "--dtype", "bfloat16"], "--dtype: got 'bfloat16'"),
+        (["bound", "{}", "--task", "label-cpoy"], "task: got 'label-cpoy'"),
         (["pretrain", "x", "--preset", "huge"], "one of demo, small, medium, large"),
     ],
 )

@@ -4,14 +4,22 @@ The public names, in the order in which data flows.
 """
 
 from valuegrad.advantages import METHODS, PopulationAdvantages, advantages, population_advantages
+from valuegrad.bound import bound_points, summarise_bounds
 from valuegrad.checkpoints import Checkpoint, parse_revision, resolve
-from valuegrad.credit.costates import Costates, costates
+from valuegrad.credit.costates import Costates, costates, costates_at
+from valuegrad.credit.covariance import inner_product, squared_norm
+from valuegrad.credit.relaxed import RelaxedCostates, gumbel_noise, relaxed_costates
+from valuegrad.credit.rollout_gradient import sampled_value_gradient
+from valuegrad.credit.sampling_gap import SamplingGap, sampling_gap
+from valuegrad.credit.theorem_one import TheoremOne, theorem_one
 from valuegrad.credit.value_gradient import value_gradient
 from valuegrad.errors import RunError, UserError, ValuegradError
+from valuegrad.headroom import headroom
 from valuegrad.impact import Impact, measure
 from valuegrad.policy import Policy, load_policy
 from valuegrad.probe import Probe, probe
 from valuegrad.score import Score, score
+from valuegrad.statement import Statement
 from valuegrad.study.laws import Law, tilt
 from valuegrad.study.statistics import Correlation, correlate
 from valuegrad.tasks.jsonl import jsonl_task
@@ -21,6 +29,7 @@ from valuegrad.tasks.task import Example, Task
 from valuegrad.training.objective import grpo_objective
 from valuegrad.training.one_token import Training, train
 from valuegrad.training.settings import Budget
+from valuegrad.verification.run import verify
 
 __all__ = [
     "METHODS",
@@ -36,16 +45,25 @@ __all__ = [
     "Policy",
     "PopulationAdvantages",
     "Probe",
+    "RelaxedCostates",
     "RunError",
+    "SamplingGap",
     "Score",
+    "Statement",
     "Task",
+    "TheoremOne",
     "Training",
     "UserError",
     "ValuegradError",
     "advantages",
+    "bound_points",
     "correlate",
     "costates",
+    "costates_at",
     "grpo_objective",
+    "gumbel_noise",
+    "headroom",
+    "inner_product",
     "jsonl_task",
     "label_copy",
     "load_policy",
@@ -53,9 +71,16 @@ __all__ = [
     "parse_revision",
     "population_advantages",
     "probe",
+    "relaxed_costates",
     "resolve",
+    "sampled_value_gradient",
+    "sampling_gap",
     "score",
+    "squared_norm",
+    "summarise_bounds",
+    "theorem_one",
     "tilt",
     "train",
     "value_gradient",
+    "verify",
 ]

@@ -47,6 +47,7 @@ def verify_command(
         dtype: float64, in which identities hold to rounding.
         common: shared flags.
     """
+    _check_out(common)
     hide_bars_of_transformers()
     policy = load_policy(_one(checkpoint), device=common.device, dtype=dtype)
     with StderrProgress() as progress:
@@ -105,6 +106,7 @@ def bound_command(
         task: the task.
         common: shared flags.
     """
+    _check_out(common)
     for flag, value in (("--positions", positions), ("--examples", examples)):
         if value < 1:
             raise UserError(flag, str(value), "1 or more", "leave it out for the default")
@@ -148,8 +150,14 @@ def _write(common: CommonFlags, points: list[dict[str, Any]], summary: dict[str,
     from valuegrad.report.bound_figures import bound_chart
     from valuegrad.report.page import draw
 
-    write_atomically(common.out / "bound.json", to_json([*points, summary]))
-    return ["bound.json", *draw(bound_chart(points, summary), common.out, "bound")]
+    data = common.out / "bound.json"
+    write_atomically(data, to_json([*points, summary]))
+    return [str(data), *draw(bound_chart(points, summary), common.out, "bound")]
+
+
+def _check_out(common: CommonFlags) -> None:
+    if common.out is not None and common.out.exists() and not common.out.is_dir():
+        raise UserError("--out", f"{common.out}, a file", "a folder", "name a folder")
 
 
 def _one(reference: str) -> Checkpoint:
