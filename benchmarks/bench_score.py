@@ -12,36 +12,18 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
 from machine import machine, paired_ratio, ratio
+from models import random_policy
 from valuegrad.impact import measure
-from valuegrad.policy import Policy, load_policy
-from valuegrad.pretrain import byte_level_bpe, standard_library
+from valuegrad.policy import Policy
 from valuegrad.probe import probe
 from valuegrad.score import score
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
 
 PROMPTS = 128
-VOCABULARY = 50_304
 BATCH_TOKENS = 8192
-
-
-def random_policy(folder: Path) -> Policy:
-    """A random OLMo-2 of about 100M parameters with a real tokenizer."""
-    torch.manual_seed(0)
-    config = Olmo2Config(
-        vocab_size=VOCABULARY, hidden_size=640, intermediate_size=1728, num_hidden_layers=10,
-        num_attention_heads=10, num_key_value_heads=10, max_position_embeddings=512,
-        pad_token_id=0, eos_token_id=0, bos_token_id=None,
-    )  # fmt: skip
-    model = Olmo2ForCausalLM(config)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters")
-    model.save_pretrained(folder)
-    tokenizer = byte_level_bpe(standard_library()[:100], 1024)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    return load_policy(str(folder))
 
 
 @torch.no_grad()
@@ -65,7 +47,9 @@ def main() -> None:
         task = label_copy(prompts=PROMPTS)
         prompts = one_token_prompts(policy, task.evaluation, task.reward)
         mean = sum(map(len, prompts.tokens)) / PROMPTS
-        print(f"{PROMPTS} prompts of {mean:.0f} tokens on average, vocabulary {VOCABULARY}")
+        print(
+            f"{PROMPTS} prompts of {mean:.0f} tokens on average, vocabulary {policy.head.shape[0]}"
+        )
 
         def forward() -> None:
             bare_forward(policy, prompts)

@@ -24,9 +24,10 @@ from valuegrad.policy import Policy, Site, logits
 from valuegrad.sites import check_site, recorded
 from valuegrad.tasks.one_token import batches
 
-BATCH_TOKENS = 8192
+# Activations of a forward pass are what most of the memory is: this many tokens fill two cores.
+BATCH_TOKENS = 2048
 # Elements of one array of rows × vocabulary: what the head's share of the memory follows from.
-HEAD_ELEMENTS = 2**23
+HEAD_ELEMENTS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,10 +180,11 @@ def final_costates(
     for start in range(0, len(states), step):
         rows = slice(start, start + step)
         z = logits(policy, states[rows])
-        wide = z if z.dtype == torch.float64 else z.float()
-        p = wide.log_softmax(1)
-        logp[rows] = p.gather(1, actions[rows, None])[:, 0]
-        mean_row = p.exp_().to(head.dtype) @ head
+        z = z if z.dtype == torch.float64 else z.float()
+        # In place, since nothing else here is as large.
+        log_p = z.sub_(z.logsumexp(1, keepdim=True))
+        logp[rows] = log_p.gather(1, actions[rows, None])[:, 0]
+        mean_row = log_p.exp_().to(head.dtype) @ head
         result[rows] = advantages[rows, None].to(head.dtype) * (head[actions[rows]] - mean_row)
     return result, logp
 
@@ -214,8 +216,12 @@ class _Part:
 
     def forward(self) -> tuple[Tensor, dict[Site, Tensor]]:
         """The final states of the scored positions, and the states at the sites below."""
+        base = self.policy.model.base_model
+        if not self.inner:
+            with torch.no_grad():
+                return base(input_ids=self.ids, use_cache=False).last_hidden_state[self.picked], {}
         with recorded(self.policy, self.inner) as states:
-            output = self.policy.model.base_model(input_ids=self.ids, use_cache=False)
+            output = base(input_ids=self.ids, use_cache=False)
         return output.last_hidden_state[self.picked], states
 
     def backward(
