@@ -20,12 +20,12 @@ from torch import Tensor
 
 from valuegrad.attention import own_position_attention
 from valuegrad.credit.completions import Completions, completions
-from valuegrad.policy import Policy, Site, logits
+from valuegrad.policy import Policy, Site
 from valuegrad.sites import check_site, recorded
 from valuegrad.tasks.one_token import batches
 
 # Activations of a forward pass are what most of the memory is: this many tokens fill two cores.
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 # Elements of one array of rows × vocabulary: what the head's share of the memory follows from.
 HEAD_ELEMENTS = 2**22
 
@@ -177,9 +177,12 @@ def final_costates(
     head = policy.head
     result, logp = torch.empty_like(states), torch.empty_like(states[:, 0])
     step = max(1, HEAD_ELEMENTS // head.shape[0])
+    # One array of rows × vocabulary for all rows: fresh memory costs as much as what fills it.
+    room = states.new_empty(min(step, len(states)), head.shape[0])
     for start in range(0, len(states), step):
         rows = slice(start, start + step)
-        z = logits(policy, states[rows])
+        z = torch.mm(states[rows], head.mT, out=room[: len(states[rows])])
+        z = z if policy.head_bias is None else z.add_(policy.head_bias)
         z = z if z.dtype == torch.float64 else z.float()
         # In place, since nothing else here is as large.
         log_p = z.sub_(z.logsumexp(1, keepdim=True))
