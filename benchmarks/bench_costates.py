@@ -83,7 +83,10 @@ def main() -> None:
         error = float((last - expected).norm() / expected.norm())
         print(f"relative difference of the two ways below the last block: {error:.0e}")
         policy.model.zero_grad(set_to_none=True)
-        reference = lambda: forward(policy, batch)  # noqa: E731
+
+        def reference() -> torch.Tensor:
+            return forward(policy, batch)
+
         found_ratio = paired_ratio(lambda: costates(policy, batch), reference)
         print(f"totals at every site / forward: {ratio(found_ratio)}, at most 2.5")
         found_ratio = paired_ratio(lambda: costates(policy, batch, split=True), reference)

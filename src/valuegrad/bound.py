@@ -6,10 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
-from valuegrad.credit.sampling_gap import sampling_gaps, table_norms
+from valuegrad.credit.sampling_gap import LINKS, sampling_gaps, table_norms
 from valuegrad.errors import UserError
 from valuegrad.policy import Policy
 from valuegrad.tasks.task import Example
@@ -57,8 +56,8 @@ def bound_points(
                 "prompts and answers of at least one token each", "change the task",
             )  # fmt: skip
         count = min(positions, last + 1)
-        chosen = [last * (i + 1) // count for i in range(count)] if count > 1 else [last]
-        for gap in sampling_gaps(policy, whole, sorted(set(chosen)), temperature, norms=norms):
+        chosen = {last * (i + 1) // count for i in range(count)}
+        for gap in sampling_gaps(policy, whole, sorted(chosen), temperature, norms=norms):
             names = {"checkpoint": checkpoint.name, "step": checkpoint.step}
             found.append({**names, "prompt": example.prompt, **asdict(gap)})
     return found
@@ -80,11 +79,8 @@ def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[st
     names = list(dict.fromkeys(p["checkpoint"] for p in points))
     return {
         "summary": True,
-        "points": len(points),
-        "violations": _violations(points, room),
-        "tighter": _median(_tighter(points)),
+        **_verdict(points, room),
         "looseness": _median([p["bound_linear"] / p["gap"] for p in points if p["gap"] > 0]),
-        "smallest_constant": max(_finite(points, "smallest_constant"), default=math.nan),
         "checkpoints": [
             _of_checkpoint([p for p in points if p["checkpoint"] == name], room) for name in names
         ],
@@ -92,40 +88,28 @@ def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[st
 
 
 def _of_checkpoint(points: Sequence[Mapping[str, Any]], room: float) -> dict[str, Any]:
+    medians = ("entropy", "gap", "bound_linear", "bound_paper")
     return {
         "checkpoint": points[0]["checkpoint"],
         "step": points[0]["step"],
-        "points": len(points),
-        "violations": _violations(points, room),
-        "entropy": _median([p["entropy"] for p in points]),
-        "gap": _median([p["gap"] for p in points]),
-        "bound_linear": _median([p["bound_linear"] for p in points]),
-        "bound_paper": _median([p["bound_paper"] for p in points]),
-        "tighter": _median(_tighter(points)),
-        "smallest_constant": max(_finite(points, "smallest_constant"), default=math.nan),
+        **_verdict(points, room),
+        **{name: _median([p[name] for p in points]) for name in medians},
     }
 
 
-def _violations(points: Sequence[Mapping[str, Any]], room: float) -> int:
-    """Points where some link of the chain fails: an error of the code, or of the theory."""
-    chains = [
-        (p["gap"], p["bound_spectral"], p["bound_trace"], p["bound_maximum"], p["bound_paper"])
-        for p in points
-    ]
-    sharp = [(p["gap"], p["bound_linear"], p["bound_paper"]) for p in points]
-    return sum(
-        any(not low <= high * room for low, high in pairwise(chain))
-        or any(not low <= high * room for low, high in pairwise(tail))
-        for chain, tail in zip(chains, sharp, strict=True)
-    )
+def _verdict(points: Sequence[Mapping[str, Any]], room: float) -> dict[str, Any]:
+    """What is said of all points and of each checkpoint's.
 
-
-def _tighter(points: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [p["bound_paper"] / p["bound_linear"] for p in points if p["bound_linear"] > 0]
-
-
-def _finite(points: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [p[name] for p in points if math.isfinite(p[name])]
+    A violation is a point where some link of the chain fails: an error of the code, or the theory.
+    """
+    sharp = [p for p in points if p["bound_linear"] > 0]
+    constants = [p["smallest_constant"] for p in points if math.isfinite(p["smallest_constant"])]
+    return {
+        "points": len(points),
+        "violations": sum(any(not p[low] <= p[high] * room for low, high in LINKS) for p in points),
+        "tighter": _median([p["bound_paper"] / p["bound_linear"] for p in sharp]),
+        "smallest_constant": max(constants, default=math.nan),
+    }
 
 
 def _median(values: Sequence[float]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class ValuegradError(Exception):
     """The base of every error that valuegrad raises on purpose."""
@@ -26,6 +28,21 @@ class UserError(ValuegradError, ValueError):
     def __init__(self, argument: str, got: str, wanted: str, fix: str) -> None:
         self.argument, self.got, self.wanted, self.fix = argument, got, wanted, fix
         super().__init__(f"{argument}: got {got}; wanted {wanted}. Fix: {fix}")
+
+
+def check_positive(argument: str, value: float, fix: str) -> None:
+    """Refuse what is not a finite number above 0.
+
+    Args:
+        argument: what the user knows it by.
+        value: what it is.
+        fix: what to do instead.
+
+    Raises:
+        UserError: it is 0, below, infinite or not a number.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(argument, str(value), "a number above 0", fix)
 
 
 class RunError(ValuegradError, RuntimeError):

@@ -5,13 +5,11 @@ B prompts · A outcomes
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, check_positive
 
 LARGE = 50.0  # nats; above this e^x drowns the digits that expm1 saves
 
@@ -39,8 +37,7 @@ def headroom(
         >>> headroom(torch.tensor([1.0, 0.0]), 5.0, torch.tensor([0.5, 0.5])).item()
         0.3627...
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise UserError("alpha", str(alpha), "a number above 0", "use 5 for rewards in [0, 1]")
+    check_positive("alpha", alpha, "use 5 for rewards in [0, 1]")
     r = rewards.double()
     if r.shape[-1:] in ((), (0,)) or not torch.isfinite(r).all():
         raise UserError(

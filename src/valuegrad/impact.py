@@ -34,7 +34,7 @@ from valuegrad.credit.value_gradient import (
     prompt_states,
     site_jacobian,
 )
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, check_positive
 from valuegrad.headroom import LARGE, log_mean_exp
 from valuegrad.policy import Policy, Site
 from valuegrad.sites import check_site
@@ -129,8 +129,7 @@ def check_settings(alpha: float, group_size: int) -> None:
     Raises:
         UserError: one of them is out of range.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise UserError("alpha", str(alpha), "a number above 0", "use the default, 5")
+    check_positive("alpha", alpha, "use the default, 5")
     if group_size < 2:
         raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
 

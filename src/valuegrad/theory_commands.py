@@ -172,7 +172,7 @@ def _one(reference: str) -> Checkpoint:
 
 
 def _examples(task: TaskSettings, count: int, seed: int) -> list[Example]:
-    held_out = list(build_task(TaskSettings(**asdict(task))).evaluation)
+    held_out = list(build_task(task).evaluation)
     return random.Random(seed).sample(held_out, min(count, len(held_out)))
 
 

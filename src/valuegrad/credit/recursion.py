@@ -22,21 +22,9 @@ from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at, final_costates
-from valuegrad.decoding import Cache, advance, advance_embedded, read
+from valuegrad.decoding import Cache, advance, read
 from valuegrad.policy import Policy, Site
 from valuegrad.sites import recorded, without_parameter_gradients
-
-
-def _read(policy: Policy, tokens: list[int]) -> tuple[Cache, Tensor]:
-    cache, finals = read(policy, tokens)
-    return cache, finals[-1]
-
-
-def _advance(policy: Policy, state: Cache, token: int | Tensor) -> tuple[Cache, Tensor]:
-    if isinstance(token, Tensor):
-        cache, final = advance_embedded(policy, state, token[None])
-        return cache, final[0]
-    return advance(policy, state, token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +110,14 @@ def unrolled_costates(
     batch = _one(policy, sequence, prompt_length, advantages)
     with without_parameter_gradients(policy.model):
         with torch.no_grad():
-            start, final = _read(policy, list(sequence[:prompt_length]))
+            start, finals = read(policy, sequence[:prompt_length])
         leaves = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in start]
         with torch.enable_grad():
-            cache, objective = leaves, final.sum() * 0
+            cache, final = leaves, finals[-1]
+            objective = final.new_zeros(())
             for t, token in enumerate(sequence[prompt_length:]):
                 if t:
-                    cache, final = _advance(policy, cache, sequence[prompt_length + t - 1])
+                    cache, final = advance(policy, cache, sequence[prompt_length + t - 1])
                 head = policy.model.get_output_embeddings()
                 objective = objective + batch.advantages[0, t] * head(final).log_softmax(0)[token]
         flat = torch.autograd.grad(
@@ -187,10 +176,10 @@ def _one(
 def _decode(policy: Policy, batch: Completions) -> tuple[list[Cache], Float[Tensor, "T D"]]:
     """The states c_1 … c_T along a completion."""
     (tokens,), (start,) = batch.tokens, batch.prompt_lengths
-    state, final = _read(policy, list(tokens[:start]))
-    steps, finals = [state], [final]
+    state, read_finals = read(policy, tokens[:start])
+    steps, finals = [state], [read_finals[-1]]
     for token in tokens[start:-1]:
-        state, final = _advance(policy, steps[-1], token)
+        state, final = advance(policy, steps[-1], token)
         steps.append(state)
         finals.append(final)
     return steps, torch.stack(finals)
@@ -203,7 +192,7 @@ def _step_back(
     leaves = [x.detach().requires_grad_() for pair in state for x in pair]
     pairs = list(zip(leaves[::2], leaves[1::2], strict=True))
     with recorded(policy, ["embedding"]) as states:
-        reached, final = _advance(policy, pairs, token)
+        reached, final = advance(policy, pairs, token)
     outputs = [final, *(x for pair in reached for x in pair)]
     cotangents = [final_adjoint, *(x for pair in adjoint for x in pair)]
     *back, embedding = torch.autograd.grad(outputs, [*leaves, states["embedding"]], cotangents)

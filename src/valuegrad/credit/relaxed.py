@@ -10,7 +10,6 @@ T steps · D width · V vocabulary
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from valuegrad.decoding import advance_embedded, read
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, check_positive
 from valuegrad.policy import Policy, Site, logits
 from valuegrad.sites import check_site, shifted, without_parameter_gradients
 
@@ -132,9 +131,8 @@ def check_rollout(
     policy: Policy, prompt: Sequence[int], length: int, relaxation: Relaxation
 ) -> Float[Tensor, "V D"]:
     """Refuse what cannot be rolled out; otherwise the embedding table that soft tokens mix."""
-    temperature, gumbel = relaxation.temperature, relaxation.gumbel
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise UserError("temperature", str(temperature), "a number above 0", "use 1.0")
+    gumbel = relaxation.gumbel
+    check_positive("temperature", relaxation.temperature, "use 1.0")
     if length < 1:
         raise UserError("length", str(length), "1 or more", "ask for at least one step")
     rows = policy.head.shape[0]

@@ -14,8 +14,18 @@ import torch
 from valuegrad.credit.bounds import bounds
 from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
 from valuegrad.decoding import prefix, read
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, check_positive
 from valuegrad.policy import Policy, logits
+
+# The chain of bounds: in each pair the first is at most the second.
+LINKS = (
+    ("gap", "bound_spectral"),
+    ("bound_spectral", "bound_trace"),
+    ("bound_trace", "bound_maximum"),
+    ("bound_maximum", "bound_paper"),
+    ("gap", "bound_linear"),
+    ("bound_linear", "bound_paper"),
+)
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,7 @@ def sampling_gaps(
     Example:
         ``[g.gap for g in sampling_gaps(policy, tokens, range(4))]``
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise UserError("temperature", str(temperature), "a number above 0", "use 1.0")
+    check_positive("temperature", temperature, "use 1.0")
     if len(sequence) > policy.context:
         raise UserError(
             "sequence", f"{len(sequence)} tokens", f"at most {policy.context}", "shorten it"

@@ -107,7 +107,7 @@ def theorem_one(
                 _rollout(policy, prompt, length, reward, relaxation, table, detached)
                 for detached in (False, True)
             )
-            norms, gaps, short = _chain(policy, full, temperature)
+            norms, gaps, short = _chain(policy, full, table, temperature)
         error = error.to(full.costates[0]) + (attention.costates[0] - full.costates[0]) / draws
         right += sum(math.prod(norms[:k]) * gap for k, gap in enumerate(gaps)) / draws
         paper += short / draws
@@ -154,10 +154,9 @@ def _rollout(
 
 
 def _chain(
-    policy: Policy, found: _Rollout, temperature: float
+    policy: Policy, found: _Rollout, table: Tensor, temperature: float
 ) -> tuple[list[float], list[float], float]:
     """‖A_t‖, ε_k, and the first step's ε as the paper's h → h form has it."""
-    table = policy.model.get_input_embeddings().weight.detach()[: policy.head.shape[0]]
     norms, gaps, short = [], [], 0.0
     width = policy.head.shape[1]
     for t in range(len(found.soft) - 1):

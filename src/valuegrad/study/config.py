@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, check_positive
 from valuegrad.policy import DTYPES
 from valuegrad.tasks.build import TaskSettings
 from valuegrad.training.settings import Budget
@@ -42,8 +41,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.checkpoints:
             raise UserError("checkpoints", "an empty list", "at least one", "name a folder")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise UserError("alpha", str(self.alpha), "a number above 0", "use the default, 5")
+        check_positive("alpha", self.alpha, "use the default, 5")
         if self.dtype not in DTYPES:
             raise UserError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from valuegrad.advantages import Method, check_method
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, check_positive
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Budget:
             if getattr(self, name) < least:
                 raise UserError(name, str(getattr(self, name)), f"{least} or more", "raise it")
         for name in ("learning_rate", "clip", "max_gradient_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise UserError(name, str(getattr(self, name)), "a number above 0", "change it")
+            check_positive(name, getattr(self, name), "change it")
         if not (math.isfinite(self.beta) and self.beta >= 0):
             raise UserError("beta", str(self.beta), "0 or more", "use 0 for no penalty")
         if self.kl not in ("exact", "k3"):

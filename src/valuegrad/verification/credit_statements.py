@@ -18,7 +18,7 @@ from valuegrad.credit.rollout_gradient import (
 from valuegrad.credit.value_gradient import final_value_gradient
 from valuegrad.policy import Site, logits
 from valuegrad.sites import shifted
-from valuegrad.statement import Statement, equality
+from valuegrad.statement import Form, Statement, equality
 from valuegrad.verification.case import COMPLETION, Case
 
 DRAWS, GROUP = 4000, 8
@@ -51,34 +51,39 @@ def costate_statements(case: Case) -> Iterator[Statement]:
 
 def _objective(case: Case, site: Site, position: int, shift: Tensor) -> Tensor:
     """Σ_k Â_k log π(o_k|s_k) with one hidden vector moved."""
-    start = len(case.prompt) - 1
-    ids = torch.tensor([case.sequence], device=case.policy.device)
     with shifted(case.policy, site, position, shift):
-        final = case.policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        if site == "final":
-            final = final.index_add(0, torch.tensor([position], device=final.device), shift[None])
-        log_p = logits(case.policy, final[start:-1]).log_softmax(1)
-    actions = ids[0, start + 1 :, None]
-    objective: Tensor = case.advantages.to(log_p) @ log_p.gather(1, actions)[:, 0]
+        final = _finals(case)
+    if site == "final":
+        final = final.index_add(0, torch.tensor([position], device=final.device), shift[None])
+    return _credited(case, final[len(case.prompt) - 1 : -1])
+
+
+def _finals(case: Case) -> Tensor:
+    ids = torch.tensor([case.sequence], device=case.policy.device)
+    found: Tensor = case.policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return found[0]
+
+
+def _credited(case: Case, finals: Tensor) -> Tensor:
+    """Σ_k Â_k log π(o_k|s_k) of the states at ``"final"`` that score the completion."""
+    log_p = logits(case.policy, finals).log_softmax(1)
+    actions = torch.tensor(case.sequence[len(case.prompt) :], device=log_p.device)
+    objective: Tensor = case.advantages.to(log_p) @ log_p.gather(1, actions[:, None])[:, 0]
     return objective
 
 
 def _final_layer(case: Case, found: dict[Site, Costates]) -> Iterator[Statement]:
-    policy, start = case.policy, len(case.prompt) - 1
-    ids = torch.tensor([case.sequence], device=policy.device)
     with torch.no_grad():
-        final = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-    final = final[start:-1].requires_grad_()
-    log_p = logits(policy, final).log_softmax(1)
-    objective = case.advantages.to(log_p) @ log_p.gather(1, ids[0, start + 1 :, None])[:, 0]
+        finals = _finals(case)[len(case.prompt) - 1 : -1]
+    finals.requires_grad_()
     yield equality(
         "final costate = Â (onehot − p) W, no credit from later tokens", "Correction A",
-        found["final"].total[0], torch.autograd.grad(objective, final)[0], 1e-10,
+        found["final"].total[0], torch.autograd.grad(_credited(case, finals), finals)[0], 1e-10,
     )  # fmt: skip
     shares = {site: costate.transport_share[0] for site, costate in found.items()}
     low = shares["embedding"][:-1]
     paper, true = one_step_costates(
-        policy, case.sequence, len(case.prompt), case.advantages, "embedding"
+        case.policy, case.sequence, len(case.prompt), case.advantages, "embedding"
     )
     yield equality(
         "recursion between final hidden vectors holds all credit, at embeddings", "Eq. 15",
@@ -143,13 +148,13 @@ def _norms(
     gram = (scores @ scores.mT)[which[:, :, None], which[:, None, :]]
     plug_in = (centred[:, :, None] * centred[:, None, :] * gram).sum((1, 2)) / GROUP**2
     unbiased = torch.cat([squared_norm(scores[w], rewards[w]) for w in torch.split(which, 500)])
-    for name, values, form in (
+    estimates: tuple[tuple[str, Tensor, Form], ...] = (
         ("mean of unbiased ‖G‖² over draws = ‖G‖²", unbiased, "corrected"),
         ("mean of plug-in ‖mean‖² over draws = ‖G‖²", plug_in, "paper"),
-    ):
+    )
+    for name, values, form in estimates:
         z = (values.mean() - truth) / (values.std() / DRAWS**0.5)
         yield Statement(
             name, "Correction C", float(values.mean()), float(truth), abs(float(z)), Z_LIMIT,
-            form="paper" if form == "paper" else "corrected",
-            note=f"error in standard errors, {DRAWS} draws of n = {GROUP}",
+            form=form, note=f"error in standard errors, {DRAWS} draws of n = {GROUP}",
         )  # fmt: skip

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from valuegrad.credit.attention_paths import attention_paths, weight_correlation
-from valuegrad.credit.sampling_gap import SamplingGap, sampling_gaps
+from valuegrad.credit.sampling_gap import LINKS, sampling_gaps
 from valuegrad.credit.theorem_one import theorem_one
 from valuegrad.decoding import read
 from valuegrad.impact import measure
-from valuegrad.policy import Policy, logits
+from valuegrad.policy import logits
 from valuegrad.statement import Statement, equality, inequality
 from valuegrad.tasks.one_token import OneTokenPrompts
 from valuegrad.tasks.rewards import Exact
@@ -30,16 +30,17 @@ def sampling_gap_statements(case: Case) -> Iterator[Statement]:
             case.policy, case.sequence, range(start, start + COMPLETION), temperature
         )
     ]
-    links: tuple[tuple[str, str, Callable[[SamplingGap], tuple[float, float]]], ...] = (
-        ("gap ≤ N ‖diag p − ppᵀ‖", "Eq. 20", lambda g: (g.gap, g.bound_spectral)),
-        ("… ≤ N (1 − ‖p‖²)", "Prop. 2", lambda g: (g.bound_spectral, g.bound_trace)),
-        ("… ≤ N 2(1 − p_max)", "Prop. 2", lambda g: (g.bound_trace, g.bound_maximum)),
-        ("… ≤ N 2 C_V sqrt(H / log V)", "Prop. 2", lambda g: (g.bound_maximum, g.bound_paper)),
-        ("gap ≤ N min(1/2, 1 − ‖p‖², H)", "Theory §4", lambda g: (g.gap, g.bound_linear)),
-        ("sharp bound ≤ the paper's", "Theory §4", lambda g: (g.bound_linear, g.bound_paper)),
+    names = (
+        ("gap ≤ N ‖diag p − ppᵀ‖", "Eq. 20"),
+        ("… ≤ N (1 − ‖p‖²)", "Prop. 2"),
+        ("… ≤ N 2(1 − p_max)", "Prop. 2"),
+        ("… ≤ N 2 C_V sqrt(H / log V)", "Prop. 2"),
+        ("gap ≤ N min(1/2, 1 − ‖p‖², H)", "Theory §4"),
+        ("sharp bound ≤ the paper's", "Theory §4"),
     )
-    for name, source, sides in links:
-        tightest = max((sides(g) for g in gaps), key=lambda pair: pair[0] / (pair[1] or 1.0))
+    for (name, source), link in zip(names, LINKS, strict=True):
+        sides = [tuple(getattr(gap, side) for side in link) for gap in gaps]
+        tightest = max(sides, key=lambda pair: pair[0] / (pair[1] or 1.0))
         yield inequality(name, source, *tightest, note=f"the tightest of {len(gaps)} points")
 
 
@@ -49,17 +50,16 @@ def attention_statements(case: Case) -> Iterator[Statement]:
     keys = sorted({query * i // 8 for i in range(8)})
     paths = attention_paths(case.policy, case.sequence, query, keys)
     widest = max(paths, key=lambda path: path.effective_rank)
-    each = [weight_correlation([p for p in paths if p.layer == i]) for i in _layers(case.policy)]
+    each = [
+        weight_correlation([path for path in paths if path.layer == layer])
+        for layer in range(len(case.policy.blocks))
+    ]
     yield inequality(
         "effective rank of the attention path ≤ d_head · n_heads", "Prop. 3",
         widest.effective_rank, float(widest.rank_bound),
         note=f"the width is {widest.width}; rank correlation of its norm with the attention "
         f"weight {min(each):.2f} to {max(each):.2f} by layer",
     )  # fmt: skip
-
-
-def _layers(policy: Policy) -> range:
-    return range(len(policy.blocks))
 
 
 def theorem_one_statements(case: Case) -> Iterator[Statement]:
