@@ -70,7 +70,6 @@ def test_equal_labels_are_told_apart_by_their_parents(tmp_path):
         ("{}/none*", "matches no folder.*Fix: .* holds step1"),
         ("{}/step2", "no such folder.*holds step1"),
         ("{}/file", "got a file"),
-        ("allenai/OLMo-2@stage1-*", "neither a folder here nor a pattern.*hub"),
     ],
 )
 def test_a_reference_to_nothing_says_what_is_there(tmp_path, reference, message):

@@ -7,23 +7,33 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from valuegrad.errors import UserError
+from valuegrad.errors import DownloadError, UserError
+from valuegrad.hub.cache import HubCommit
+from valuegrad.hub.files import (
+    INDEX,
+    PICKLED,
+    Transfer,
+    download,
+    settings_folder,
+    weight_files,
+)
+from valuegrad.hub.revisions import find
 
 _STEP = re.compile(r"(?:^|[^a-z])(?:step-?|checkpoint-|ckpt_)(\d+)", re.IGNORECASE)
 _STAGE = re.compile(r"(?:^|[^a-z])stage(\d+)", re.IGNORECASE)
 _TOKENS = re.compile(r"(?:^|[^a-z])tokens?(\d+(?:\.\d+)?)([KMBT])", re.IGNORECASE)
 _UNIT = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_HUB = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w./*?\[\]!-]+)?")
+_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./*?\[\]!+-]+))?")
 _DECIDING = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
     "merges.txt", "special_tokens_map.json",
 )  # fmt: skip
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True)
@@ -43,23 +53,30 @@ class Revision:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights in a local folder.
+    """One set of weights, in a local folder or on the hub.
 
     Attributes:
         name: the reference as the user would type it again.
-        path: the folder.
+        path: the folder; None for one on the hub until `fetch` has brought it here.
         label: short name for tables and figures.
         revision: the hub revision, None for a plain folder.
         step: optimiser steps taken, None where the name does not say.
         tokens: training tokens seen, None where the name does not say.
+        hub: the commit that the revision was when it was resolved, None for a local folder.
     """
 
     name: str
-    path: Path
+    path: Path | None
     label: str
     revision: str | None
     step: int | None
     tokens: int | None
+    hub: HubCommit | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit's hash on the hub, None for a local folder."""
+        return None if self.hub is None else self.hub.commit
 
 
 def parse_revision(name: str) -> Revision:
@@ -88,27 +105,30 @@ def parse_revision(name: str) -> Revision:
     )
 
 
-def resolve(references: Sequence[str]) -> tuple[Checkpoint, ...]:
-    """Turn references into checkpoints, each glob sorted by stage and step.
+def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple[Checkpoint, ...]:
+    """Turn references into checkpoints, each pattern sorted by stage and step.
 
     A reference is a local folder, a glob of folders (``runs/step*``), or ``repo``,
-    ``repo@revision`` or ``repo@pattern*`` on the hub. Names without a step keep their natural order
-    after those with one; a folder named twice is taken once.
+    ``repo@revision`` or ``repo@pattern*`` on the hub; a folder that exists wins. Names without a
+    step keep their natural order after those with one; what is named twice is taken once. Of the
+    hub only names and commits are asked for.
 
     Args:
         references: one or more references.
+        every_revision: whether ``repo`` alone stands for all its revisions, not for its main one.
 
     Returns:
-        The checkpoints in order, at least one. Only that the folders hold a model is checked here;
-        the files are checked by `validate`.
+        The checkpoints in order, at least one. That they hold a model is checked by `validate`.
 
     Raises:
-        UserError: a reference matches nothing, or is on the hub.
+        UserError: a reference matches nothing.
+        DownloadError: the hub cannot be reached, and the cache does not know the revision.
     """
-    found: dict[Path, Checkpoint] = {}
+    found: dict[object, Checkpoint] = {}
     for reference in references:
-        for path in _folders(reference):
-            found.setdefault(path.resolve(), _checkpoint(path))
+        for checkpoint in _matching(reference, every_revision):
+            here = checkpoint.path.resolve() if checkpoint.path else checkpoint.name
+            found.setdefault(here, checkpoint)
     if not found:
         raise UserError(
             "CHECKPOINT", "no reference", "at least one", "name a folder such as runs/step100"
@@ -116,10 +136,46 @@ def resolve(references: Sequence[str]) -> tuple[Checkpoint, ...]:
     return _with_distinct_labels(tuple(found.values()))
 
 
+def fetch(checkpoint: Checkpoint) -> Checkpoint:
+    """Have a checkpoint's files here; `valuegrad.downloads` does so ahead and under a limit.
+
+    Args:
+        checkpoint: any; a local one is returned as it is.
+
+    Returns:
+        The checkpoint with its folder. Of one on the hub it is in the cache of the hub's client.
+
+    Raises:
+        UserError: the revision holds no weights in safetensors.
+        DownloadError: the download failed.
+    """
+    if checkpoint.hub is None or checkpoint.path is not None:
+        return checkpoint
+    return replace(checkpoint, path=download(checkpoint.hub, Transfer()))
+
+
+def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The configuration of a checkpoint's model; of one on the hub no weights are downloaded.
+
+    Raises:
+        UserError: it is missing or damaged.
+        DownloadError: the download failed.
+    """
+    path = _settings(checkpoint) / "config.json"
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except OSError:
+        raise _without_config(checkpoint) from None
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            checkpoint.name, f"a damaged config.json ({error})", "JSON", "copy it again"
+        ) from error
+
+
 def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
     """Check that a folder holds a loadable model in safetensors, and list its weight files.
 
-    Only headers are read, so the check takes milliseconds at any size.
+    Only headers are read, so the check takes milliseconds at any size. One on the hub is fetched.
 
     Args:
         checkpoint: the checkpoint.
@@ -131,17 +187,13 @@ def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
         UserError: no configuration, no weights, pickled weights only, a missing shard, or a
             truncated or damaged file.
     """
-    folder = checkpoint.path
+    folder = fetch(checkpoint).path
+    assert folder is not None
     if not (folder / "config.json").is_file():
-        raise UserError(
-            str(folder),
-            "a folder without config.json",
-            "a model in Hugging Face format",
-            "point at a folder that save_pretrained wrote" + _nested_hint(folder),
-        )
+        raise _without_config(checkpoint)
     shards = _shards(folder)
     if not shards:
-        pickled = sorted(p.name for pattern in _PICKLED for p in folder.glob(pattern))
+        pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
         if pickled:
             raise UserError(
                 str(folder),
@@ -180,16 +232,24 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
         checkpoint: a checkpoint that `validate` accepts.
 
     Returns:
-        Hexadecimal SHA-256 over the bytes of the safetensors files in order of name.
+        Hexadecimal SHA-256 over the SHA-256 of each safetensors file in order of name. The hub
+        lists these, so a checkpoint there is not downloaded for it and has the hash of a copy here.
 
     Raises:
         UserError: as `validate`.
+        DownloadError: the hub cannot be reached.
     """
+    if checkpoint.hub is not None:
+        listed = [file.sha256 for file in weight_files(checkpoint.hub).values()]
+        if None not in listed:
+            return hashlib.sha256(b"".join(bytes.fromhex(h) for h in listed if h)).hexdigest()
     return _sha256(validate(checkpoint))
 
 
 def content_sha256(checkpoint: Checkpoint, weights: str | None = None) -> str:
     """Hash everything that decides what a checkpoint computes: weights, configuration, tokenizer.
+
+    And the code that it brings, if any.
 
     Args:
         checkpoint: a checkpoint that `validate` accepts.
@@ -201,36 +261,75 @@ def content_sha256(checkpoint: Checkpoint, weights: str | None = None) -> str:
     Raises:
         UserError: as `validate`.
     """
-    files = [checkpoint.path / name for name in _DECIDING if (checkpoint.path / name).is_file()]
+    folder, names = _settings(checkpoint), list(_DECIDING)
+    if "auto_map" in read_config(checkpoint):
+        names += sorted(path.name for path in folder.glob("*.py"))
+    files = [folder / name for name in names if (folder / name).is_file()]
     parts = (weights or weights_sha256(checkpoint), _sha256(files))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _folders(reference: str) -> list[Path]:
+def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
     path = Path(reference).expanduser()
     if path.is_dir():
-        return [path]
-    if glob.has_magic(reference) and "@" not in reference:
+        return [_checkpoint(path)]
+    hub = _HUB.fullmatch(reference)
+    if glob.has_magic(reference):
         matches = [Path(p) for p in glob.glob(str(path)) if Path(p).is_dir()]  # noqa: PTH207
         matches = [p for p in matches if (p / "config.json").is_file()]
         if matches:
-            return sorted(matches, key=_order)
-        raise UserError(
-            reference,
-            "a pattern that matches no folder with a config.json",
-            "at least one checkpoint",
-            _near_fix(path),
-        )
+            return [_checkpoint(p) for p in sorted(matches, key=lambda p: _order(p.name, str(p)))]
+        if not hub:
+            raise UserError(
+                reference, "a pattern that matches no folder with a config.json",
+                "at least one checkpoint", _near_fix(path),
+            )  # fmt: skip
     if path.exists():
         raise UserError(reference, "a file", "a folder with config.json", "name its folder")
-    if _HUB.fullmatch(reference) and not reference.startswith("."):
-        raise UserError(
-            reference,
-            "neither a folder here nor a pattern of folders",
-            "a local checkpoint (hub repositories are not read by this version)",
-            "download it first, for example with `hf download`, and name the folder",
-        )
-    raise UserError(reference, "no such folder", "a checkpoint folder", _near_fix(path))
+    if not hub:
+        raise UserError(reference, "no such folder", "a checkpoint folder", _near_fix(path))
+    try:
+        return _revisions(hub["repo"], hub["revision"] or ("*" if every_revision else None))
+    except UserError as error:
+        if hub["revision"] is not None or path.parent == Path() or not path.parent.is_dir():
+            raise
+        fix = f"{_near_fix(path)}; on the hub: {error.fix}"
+        raise UserError(error.argument, error.got, error.wanted, fix) from error
+    except DownloadError as error:
+        if hub["revision"] is not None:
+            raise
+        # More often a mistyped folder than a repository.
+        got = f"neither a folder here nor what the hub can be asked for ({error})"
+        wanted = "a checkpoint folder, or owner/name on a hub that answers"
+        raise UserError(reference, got, wanted, _near_fix(path)) from error
+
+
+def _revisions(repo: str, wanted: str | None) -> list[Checkpoint]:
+    found = find(repo, wanted) if wanted else find(repo)
+    checkpoints = []
+    for name in sorted(found, key=lambda name: _order(name, name)):
+        read = parse_revision(name)
+        label = name if wanted else repo.rpartition("/")[2]
+        hub = HubCommit(repo, name, found[name])
+        full = hub.name if wanted else repo
+        checkpoints.append(Checkpoint(full, None, label, name, read.step, read.tokens, hub))
+    return checkpoints
+
+
+def _settings(checkpoint: Checkpoint) -> Path:
+    """The folder of configuration and tokenizer."""
+    if checkpoint.hub is not None:
+        return settings_folder(checkpoint.hub)
+    assert checkpoint.path is not None
+    return checkpoint.path
+
+
+def _without_config(checkpoint: Checkpoint) -> UserError:
+    hint = _nested_hint(checkpoint.path) if checkpoint.path else ""
+    return UserError(
+        checkpoint.name, "a folder without config.json", "a model in Hugging Face format",
+        "point at a folder that save_pretrained wrote" + hint,
+    )  # fmt: skip
 
 
 def _near_fix(path: Path) -> str:
@@ -252,9 +351,9 @@ def _checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(str(path), path, path.name, None, revision.step, revision.tokens)
 
 
-def _order(path: Path) -> tuple[bool, int, int, list[tuple[int, str]]]:
-    revision = parse_revision(path.name)
-    pieces = re.split(r"(\d+)", str(path))
+def _order(name: str, whole: str) -> tuple[bool, int, int, list[tuple[int, str]]]:
+    revision = parse_revision(name)
+    pieces = re.split(r"(\d+)", whole)
     natural = [(int(p), "") if p.isdigit() else (0, p) for p in pieces]
     return revision.step is None, revision.stage or 0, revision.step or 0, natural
 
@@ -263,14 +362,17 @@ def _with_distinct_labels(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoi
     labels = [c.label for c in checkpoints]
     if len(set(labels)) == len(labels):
         return checkpoints
-    return tuple(
-        Checkpoint(c.name, c.path, f"{c.path.parent.name}/{c.label}", c.revision, c.step, c.tokens)
-        for c in checkpoints
-    )
+    return tuple(replace(c, label=f"{_home(c)}/{c.label}") for c in checkpoints)
+
+
+def _home(checkpoint: Checkpoint) -> str:
+    if checkpoint.path is not None:
+        return checkpoint.path.parent.name
+    return checkpoint.hub.repo.rpartition("/")[2] if checkpoint.hub else ""
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         try:
             names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())

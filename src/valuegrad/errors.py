@@ -50,3 +50,10 @@ class RunError(ValuegradError, RuntimeError):
 
     The command line prints it on stderr and exits with 1.
     """
+
+
+class DownloadError(RunError):
+    """A checkpoint could not be had from the hub: a failure of that checkpoint alone.
+
+    The command line prints it on stderr and exits with 1.
+    """

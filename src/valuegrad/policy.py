@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from valuegrad.arithmetic import use_true_float64
-from valuegrad.checkpoints import Checkpoint, resolve, validate
+from valuegrad.checkpoints import Checkpoint, fetch, read_config, resolve, validate
 from valuegrad.errors import UserError
 
 Site = int | str
@@ -30,6 +30,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+_TRUST = "--trust-remote-code"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,14 @@ class Policy:
         """Where the output head lies."""
         return self.head.device
 
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a text: those of the generation settings, and the tokenizer's."""
+        known = self.model.generation_config.eos_token_id
+        listed = known if isinstance(known, list) else [known]
+        found = (*listed, self.tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(int(token) for token in found if token is not None))
+
     @cached_property
     def context(self) -> int:
         """The most tokens a sequence may have."""
@@ -89,17 +99,25 @@ class Policy:
 
 
 def load_policy(
-    checkpoint: Checkpoint | str, *, device: str = "cpu", dtype: str = "float32"
+    checkpoint: Checkpoint | str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
 ) -> Policy:
-    """Load a checkpoint as a policy: safetensors only, no remote code, no network.
+    """Load a checkpoint as a policy: safetensors only, no remote code unless asked for.
+
+    A local folder needs no network; a checkpoint on the hub is downloaded where it is not in the
+    cache of the hub's client yet.
 
     With ``dtype="float64"`` every operation is in float64, also those for which transformers asks
     float32; the other dtypes are transformers' own, bit for bit.
 
     Args:
-        checkpoint: a resolved checkpoint, or the path of its folder.
+        checkpoint: a resolved checkpoint, the path of its folder, or ``repo@revision``.
         device: a torch device such as ``"cpu"`` or ``"cuda"``; ``"auto"`` takes CUDA when present.
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"`` or ``"float16"``.
+        trust_remote_code: whether code that the checkpoint brings may run here.
 
     Returns:
         The policy, in evaluation mode.
@@ -107,6 +125,7 @@ def load_policy(
     Raises:
         UserError: an unusable folder, device or dtype; a tokenizer that does not fit the
             vocabulary; an output head that is not a plain linear map.
+        DownloadError: it is on the hub and could not be downloaded.
 
     Example:
         ``policy = load_policy("runs/step100", dtype="float64")``
@@ -116,27 +135,51 @@ def load_policy(
     if dtype not in DTYPES:
         raise UserError("dtype", repr(dtype), f"one of {', '.join(DTYPES)}", "choose one of those")
     place = _device(device)
+    check_code(checkpoint, trust_remote_code)
+    checkpoint = fetch(checkpoint)
     validate(checkpoint)
+    trusted = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+        config = AutoConfig.from_pretrained(checkpoint.path, **trusted)
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, config=config, dtype=DTYPES[dtype], use_safetensors=True,
-            local_files_only=True,
-        )  # fmt: skip
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+            checkpoint.path, config=config, dtype=DTYPES[dtype], use_safetensors=True, **trusted
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         raise UserError(
-            str(checkpoint.path),
+            checkpoint.name,
             f"a folder that transformers cannot load ({_first_line(error)})",
             "a causal language model whose weights fit its config.json",
             "check that weights and config.json belong together",
         ) from error
-    policy = Policy(model.eval().to(place), _load_tokenizer(checkpoint), checkpoint)
+    policy = Policy(model.eval().to(place), _load_tokenizer(checkpoint, trusted), checkpoint)
     if dtype == "float64":
         use_true_float64(policy.model)
         use_true_float64(policy.model.base_model)
     _check_vocabulary(policy)
     _check_head(policy)
     return policy
+
+
+def check_code(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
+    """Refuse a model whose code comes with its weights, before these are downloaded.
+
+    Args:
+        checkpoint: local or on the hub.
+        trust_remote_code: whether that code may run here.
+
+    Raises:
+        UserError: the model is none of transformers' own and its code is not trusted.
+        DownloadError: its configuration could not be downloaded.
+    """
+    config = read_config(checkpoint)
+    if trust_remote_code or "auto_map" not in config or config.get("model_type") in CONFIG_MAPPING:
+        return
+    raise UserError(
+        checkpoint.name,
+        f"a model that brings its own code (auto_map in config.json: {config['auto_map']})",
+        f"one that transformers knows, or {_TRUST}",
+        f"read that code, then pass {_TRUST} if it may run here",
+    )
 
 
 def final_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
@@ -188,12 +231,12 @@ def _device(name: str) -> torch.device:
     return place
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+def _load_tokenizer(checkpoint: Checkpoint, trusted: dict[str, bool]) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(checkpoint.path, **trusted)
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise UserError(
-            str(checkpoint.path),
+            checkpoint.name,
             f"a folder without a usable tokenizer ({_first_line(error)})",
             "the tokenizer that the model was trained with",
             "save it beside the weights with tokenizer.save_pretrained",
@@ -204,7 +247,7 @@ def _check_vocabulary(policy: Policy) -> None:
     largest, rows = max(policy.tokenizer.get_vocab().values()), policy.head.shape[0]
     if largest >= rows:
         raise UserError(
-            str(policy.checkpoint.path),
+            policy.checkpoint.name,
             f"a tokenizer with token ids up to {largest} and a model of {rows} tokens",
             "a tokenizer that fits the model's vocabulary",
             "put the tokenizer that the model was trained with beside its weights",
@@ -220,7 +263,7 @@ def _check_head(policy: Policy) -> None:
     scale = 4 * torch.finfo(expected.dtype).eps * max(1.0, expected.abs().max().item())
     if expected.shape != found.shape or (expected - found).abs().max() > 16 * scale:
         raise UserError(
-            str(policy.checkpoint.path),
+            policy.checkpoint.name,
             f"a {type(policy.model).__name__} whose logits are not its output head's",
             "a model with a separable output head (logits = W h)",
             "use a model without logit scaling or soft-capping",
