@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from valuegrad.policy import Policy
+from valuegrad.policy import Policy, logits
 
 # Keys and values (B, H, S, C) of each layer.
 Cache = list[tuple[Tensor, Tensor]]
@@ -65,6 +65,37 @@ def advance_embedded(
     copies = len(embeddings)
     spread = [tuple(x.expand(copies, *x.shape[1:]) for x in pair) for pair in cache]
     return _run(policy, [(k, v) for k, v in spread], inputs_embeds=embeddings[:, None])
+
+
+@torch.no_grad()
+def sampled(
+    policy: Policy,
+    prompt: Sequence[int],
+    most: int,
+    generator: torch.Generator,
+    stop: frozenset[int] = frozenset(),
+) -> list[int]:
+    """Draw a completion from the policy, at temperature 1.
+
+    Args:
+        policy: the policy.
+        prompt: at least one token.
+        most: tokens drawn, unless one that stops comes before.
+        generator: of the draws.
+        stop: tokens that end the completion, and belong to it.
+
+    Returns:
+        The completion, the prompt left out.
+    """
+    drawn: list[int] = []
+    cache, finals = read(policy, prompt)
+    final = finals[-1]
+    while True:
+        p = logits(policy, final).double().softmax(0).cpu()
+        drawn.append(int(torch.multinomial(p, 1, generator=generator)))
+        if len(drawn) == most or drawn[-1] in stop:
+            return drawn
+        cache, final = advance(policy, cache, drawn[-1])
 
 
 def prefix(cache: Cache, tokens: int) -> Cache:

@@ -11,10 +11,11 @@ from cyclopts import Parameter
 
 from valuegrad.bound import ROUNDING, bound_points, summarise_bounds
 from valuegrad.checkpoints import Checkpoint, resolve
+from valuegrad.downloads import Downloads
 from valuegrad.errors import RunError, UserError
 from valuegrad.flags import COMMON, TASK, CommonFlags, TaskFlags
 from valuegrad.output import hide_bars_of_transformers, print_json, stdout
-from valuegrad.policy import load_policy
+from valuegrad.policy import Policy, check_code, load_policy
 from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import bound_table, verify_table
 from valuegrad.statement import Statement
@@ -47,10 +48,12 @@ def verify_command(
         dtype: float64, in which identities hold to rounding.
         common: shared flags.
     """
-    _check_out(common)
+    check_out(common)
     hide_bars_of_transformers()
-    policy = load_policy(_one(checkpoint), device=common.device, dtype=dtype)
-    with StderrProgress() as progress:
+    one = one_checkpoint(checkpoint)
+    check_code(one, common.trust_remote_code)
+    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
+        policy = load(downloads.get(one), common, dtype)
         done = iter(range(len(PARTS)))
         found = verify(
             policy, prompt=prompt, seed=seed,
@@ -79,7 +82,8 @@ def bound_command(
     checkpoints: Annotated[
         list[str],
         Parameter(
-            name="CHECKPOINT", help="Folders or quoted globs of folders, such as 'runs/step*'."
+            name="CHECKPOINT",
+            help="Folders, quoted globs such as 'runs/step*', or 'repo@revision*' on the hub.",
         ),
     ],
     /,
@@ -106,7 +110,7 @@ def bound_command(
         task: the task.
         common: shared flags.
     """
-    _check_out(common)
+    check_out(common)
     for flag, value in (("--positions", positions), ("--examples", examples)):
         if value < 1:
             raise UserError(flag, str(value), "1 or more", "leave it out for the default")
@@ -116,11 +120,13 @@ def bound_command(
     hide_bars_of_transformers()
     points: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
-    with StderrProgress() as progress:
+    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
+        for checkpoint in found:
+            check_code(checkpoint, common.trust_remote_code)
         for i, checkpoint in enumerate(found):
             progress("measuring", i, len(found))
-            policy = load_policy(checkpoint, device=common.device, dtype=dtype)
             try:
+                policy = load(downloads.get(checkpoint, found[i + 1 :]), common, dtype)
                 points += bound_points(policy, chosen, positions=positions, temperature=temperature)
             except RunError as error:
                 failures[checkpoint.name] = str(error)
@@ -155,12 +161,21 @@ def _write(common: CommonFlags, points: list[dict[str, Any]], summary: dict[str,
     return [str(data), *draw(bound_chart(points, summary), common.out, "bound")]
 
 
-def _check_out(common: CommonFlags) -> None:
+def check_out(common: CommonFlags) -> None:
+    """Refuse an ``--out`` that is a file."""
     if common.out is not None and common.out.exists() and not common.out.is_dir():
         raise UserError("--out", f"{common.out}, a file", "a folder", "name a folder")
 
 
-def _one(reference: str) -> Checkpoint:
+def load(checkpoint: Checkpoint, common: CommonFlags, dtype: str) -> Policy:
+    """Load a checkpoint as the shared flags say."""
+    return load_policy(
+        checkpoint, device=common.device, dtype=dtype, trust_remote_code=common.trust_remote_code
+    )
+
+
+def one_checkpoint(reference: str) -> Checkpoint:
+    """The checkpoint that a reference means, which must be one."""
     found = resolve([reference])
     if len(found) > 1:
         names = ", ".join(c.label for c in found[:3])

@@ -9,9 +9,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from valuegrad.report.trace_text import shown, site_label
 from valuegrad.statement import Statement
+from valuegrad.trace import Trace
 
 Row = Mapping[str, Any]
+TABLE_ROWS = 40  # tokens of a trace that are read in one sitting
 
 
 def score_table(scores: Sequence[Row]) -> Table:
@@ -130,6 +133,36 @@ def bound_table(summary: Row) -> Table:
         for row in summary["checkpoints"]
     ]
     return table(columns, rows)
+
+
+def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
+    """Every token's share of the credit at some sites, in percent.
+
+    Args:
+        trace: from `trace`.
+        rows: the most tokens shown; those with the most credit at the middle site are.
+
+    Returns:
+        A table to print; `transported` is the transport share at the middle site.
+    """
+    last, middle = len(trace.sites) - 1, trace.middle
+    chosen = sorted({0, middle, *(round(last * i / 4) for i in range(5))})
+    order = trace.total[middle].argsort(descending=True, stable=True).tolist()
+    result = Table(box=None, header_style="bold", pad_edge=False)
+    sites = [site_label(trace.sites[s]) for s in chosen]
+    for name in ("", "", "token", "logp", *sites, "transported"):
+        result.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
+    share, carried = trace.credit_share, trace.transport_share
+    for i in sorted(order[:rows]):
+        token = trace.tokens[i]
+        cells = [100 * float(share[s, i]) for s in chosen]
+        result.add_row(
+            "→" if token.in_completion else "", str(i), escape(shown(token.text, 12)),
+            "–" if math.isnan(token.logp) else f"{token.logp:.2f}",
+            *("" if cell < 1e-4 else f"{cell:.1f}" for cell in cells),
+            "" if carried[middle, i].isnan() else f"{float(carried[middle, i]):.0%}",
+        )  # fmt: skip
+    return result
 
 
 def table(columns: Sequence[str], rows: Sequence[Row]) -> Table:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
-from valuegrad.decoding import advance, read
+from valuegrad.decoding import sampled
 from valuegrad.errors import UserError
-from valuegrad.policy import Policy, logits
+from valuegrad.policy import Policy
 
 COMPLETION = 5
 
@@ -46,20 +46,13 @@ def make_case(policy: Policy, text: str, seed: int) -> Case:
     Raises:
         UserError: a prompt of fewer than 2 tokens, or too long for the context.
     """
-    prompt = policy.tokenizer(text)["input_ids"]
+    prompt = list(policy.tokenizer(text)["input_ids"])
     most = policy.context - COMPLETION
     if not 2 <= len(prompt) <= most:
         raise UserError(
             "prompt", f"{len(prompt)} tokens", f"2 to {most}", "choose another --prompt"
         )
     generator = torch.Generator().manual_seed(seed)
-    sequence = list(prompt)
-    with torch.no_grad():
-        cache, finals = read(policy, prompt)
-        final = finals[-1]
-        for _ in range(COMPLETION):
-            p = logits(policy, final).softmax(0).cpu()
-            sequence.append(int(torch.multinomial(p, 1, generator=generator)))
-            cache, final = advance(policy, cache, sequence[-1])
+    sequence = prompt + sampled(policy, prompt, COMPLETION, generator)
     advantages = torch.randn(COMPLETION, generator=generator, dtype=torch.float64)
-    return Case(policy, text, list(prompt), sequence, advantages, generator, seed)
+    return Case(policy, text, prompt, sequence, advantages, generator, seed)

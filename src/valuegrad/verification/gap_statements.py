@@ -11,7 +11,7 @@ from valuegrad.credit.attention_paths import attention_paths, weight_correlation
 from valuegrad.credit.sampling_gap import LINKS, sampling_gaps
 from valuegrad.credit.theorem_one import theorem_one
 from valuegrad.decoding import read
-from valuegrad.impact import measure
+from valuegrad.impact.one_token import measure
 from valuegrad.policy import logits
 from valuegrad.statement import Statement, equality, inequality
 from valuegrad.tasks.one_token import OneTokenPrompts

@@ -1,0 +1,216 @@
+"""Where the credit of one completion goes: heat maps of costates, tokens by sites."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import altair as alt
+from altair.typing import ChartType
+
+from valuegrad.report.theme import CHOSEN, INK, WIDTH, drawn, number, share, small_title
+from valuegrad.report.trace_text import finding, shown, site_label
+from valuegrad.trace import Trace
+
+PANELS = {
+    "total": "total",
+    "immediate": "immediate: through the log-probability that the position itself scores",
+    "transported": "transported: through later log-probabilities, carried by attention",
+}
+TOOLTIP = {
+    "token": "position",
+    "scores": "scores",
+    "site": "site",
+    "total": "total",
+    "immediate": "immediate",
+    "transported": "transported",
+    "of_site": "share of the site's credit",
+    "transport": "transported / total",
+}
+MONOSPACE = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
+SIDES = 130  # pixels that the names of the sites and the numbers beside their rows take
+WIDEST, HIGHEST, LOWEST = 44, 20, 7  # pixels of a cell
+TALLEST = 240  # pixels of a panel, unless its cells are the lowest
+ROUNDING = 1e-6
+LINE, CHARACTER = 11, 7  # pixels that a label and a character of it take
+
+
+def trace_chart(trace: Trace) -> ChartType:
+    """Draw total, immediate and transported costates on one colour scale.
+
+    A cell's colour is its size over the sum of the totals at its site, since sizes at different
+    sites differ by orders of magnitude; the colour follows the square root, or the many small
+    shares of a long prompt would all look like none.
+
+    Args:
+        trace: from `trace`.
+
+    Returns:
+        Three panels above each other, tokens across and sites from the input up.
+    """
+    rows = _rows(trace)
+    largest = max((row[_share(name)] for row in rows for name in PANELS), default=1.0)
+    panels = [_panel(trace, rows, name, largest) for name in PANELS]
+    subtitle = [
+        "Colour: the size of a costate over the sum of all at its site (a row); white: none. "
+        "Blue: the completion.",
+        "A position has read its token and scores the next; the last scores none. Right: the sum "
+        "of a row, and its two parts.",
+    ]
+    return alt.vconcat(*panels, spacing=12).properties(
+        title=alt.Title(finding(trace), subtitle=subtitle)
+    )
+
+
+def label_positions(trace: Trace, cell: float) -> list[int]:
+    """Choose the tokens that are named under a figure: as many as fit, most credit first.
+
+    Args:
+        trace: from `trace`.
+        cell: pixels of a column.
+
+    Returns:
+        Their positions in order.
+    """
+    gap = math.ceil(LINE / cell)
+    credit = trace.credit_share.nan_to_num().sum(0)
+    named: list[int] = []
+    for i in credit.argsort(descending=True, stable=True).tolist():
+        if all(abs(i - other) >= gap for other in named):
+            named.append(i)
+    return sorted(named)
+
+
+def _rows(trace: Trace) -> list[dict[str, Any]]:
+    """A row a cell; those without any credit are left out, and so stay white."""
+    texts = [shown(token.text) for token in trace.tokens]
+    sums = trace.total.sum(1).tolist()
+    parts = {name: getattr(trace, name).tolist() for name in PANELS}
+    rows = []
+    for s, site in enumerate(trace.sites):
+        for token in trace.tokens[:-1]:
+            i, scored = token.position, trace.tokens[token.position + 1]
+            sizes = {name: parts[name][s][i] for name in PANELS}
+            if not sizes["total"] > 0:
+                continue
+            rows.append({
+                "position": i,
+                "site": site_label(site),
+                "token": f"{texts[i]} ({i}, {'completion' if token.in_completion else 'prompt'})",
+                "scores": f"{texts[i + 1]} at {number(scored.logp)} nats",
+                **{name: number(size) for name, size in sizes.items()},
+                "of_site": f"{_part(sizes['total'], sums[s]):.2%}",
+                "transport": f"{_part(sizes['transported'], sizes['total']):.0%}",
+                **{_share(name): _part(size, sums[s]) for name, size in sizes.items()},
+            })  # fmt: skip
+    return rows
+
+
+def _part(size: float, whole: float) -> float:
+    """Divide, with nothing left of what is rounding alone."""
+    return size / whole if size > ROUNDING * whole else 0.0
+
+
+def _panel(trace: Trace, rows: list[dict[str, Any]], name: str, largest: float) -> ChartType:
+    count, last = len(trace.tokens), name == list(PANELS)[-1]
+    cell = min(float(WIDEST), (WIDTH - SIDES) / count)
+    height = max(LOWEST, min(HIGHEST, TALLEST / len(trace.sites)))
+    sites = [site_label(site) for site in reversed(trace.sites)]
+    named = _named(sites, math.ceil(LINE / height))
+    x = alt.X(
+        "position:O",
+        title="token",
+        scale=alt.Scale(domain=list(range(count)), paddingInner=0.04 if cell > 8 else 0),
+        axis=_token_axis(trace, cell) if last else None,
+    )
+    y = alt.Y(
+        "site:O",
+        title=None,
+        scale=alt.Scale(domain=sites, paddingInner=0.04),
+        axis=alt.Axis(values=named, ticks=False, domain=False),
+    )
+    cells = (
+        drawn(rows, TOOLTIP)
+        .transform_filter(f"datum.{_share(name)} > 0")
+        # Nobody listens to a thousand cells, and they would make the SVG ten times as large.
+        .mark_rect(aria=False)
+        .encode(x=x, y=y, color=_colour(name, largest))
+    )
+    start = next(token.position for token in trace.tokens if token.in_completion)
+    line = (
+        drawn([{"position": start}])
+        .mark_rule(color=CHOSEN, strokeWidth=1.5, xOffset=-0.5)
+        .encode(x=alt.X("position:O", bandPosition=0))
+    )
+    sums = [row for row in _sums(trace, name) if row["site"] in named]
+    beside = (
+        drawn(sums)
+        .mark_text(align="left", baseline="middle", color=INK, fontSize=11)
+        .encode(x=alt.value(cell * count + 8), y="site:O", text="text:N")
+    )
+    return alt.layer(cells, line, beside).properties(
+        width=cell * count, height=height * len(sites), title=small_title(PANELS[name])
+    )
+
+
+def _named(sites: list[str], step: int) -> list[str]:
+    """As many as there is room for, both ends among them."""
+    named = sites[::-step]
+    return named if named[-1] == sites[0] else [*named[:-1], sites[0]]
+
+
+def _token_axis(trace: Trace, cell: float) -> alt.Axis:
+    texts = [shown(token.text) for token in trace.tokens]
+    start = next(token.position for token in trace.tokens if token.in_completion)
+    flat = max(map(len, texts)) * CHARACTER + 4 <= cell
+    here = f"datum.value >= {start}"
+    return alt.Axis(
+        values=label_positions(trace, cell),
+        labelExpr=f"{json.dumps(texts)}[datum.value]",
+        labelAngle=0 if flat else -90,
+        labelFont=MONOSPACE,
+        labelOverlap=False,
+        labelColor=alt.condition(here, alt.value(CHOSEN), alt.value(INK)),
+        ticks=False,
+        domain=False,
+    )
+
+
+def _colour(name: str, largest: float) -> alt.Color:
+    steps = [m * 10.0**e for e in range(-6, 1) for m in (1, 2, 5)]
+    return alt.Color(
+        f"{_share(name)}:Q",
+        scale=alt.Scale(scheme="magma", reverse=True, type="sqrt", domain=[0, largest]),
+        # Symbols, not a gradient: Vega numbers the gradients of a process, so files would differ.
+        legend=alt.Legend(
+            title="share of the site's credit",
+            type="symbol",
+            symbolType="square",
+            symbolStrokeWidth=0,
+            orient="top",
+            titleOrient="left",
+            direction="horizontal",
+            values=[step for step in steps if step <= largest * (1 + 1e-9)][-5:],
+            labelExpr="format(100 * datum.value, '~g') + '%'",
+            offset=8,
+        ),
+    )
+
+
+def _sums(trace: Trace, name: str) -> list[dict[str, str]]:
+    """What stands to the right of each row."""
+    rows = []
+    for s, site in enumerate(trace.sites):
+        carried = _part(float(trace.carried_share[s]), 1.0)
+        text = {
+            "total": number(float(trace.total[s].sum())),
+            "immediate": share(1 - carried),
+            "transported": share(carried) if carried else "0%",
+        }[name]
+        rows.append({"site": site_label(site), "text": text})
+    return rows
+
+
+def _share(name: str) -> str:
+    return f"{name}_share"

@@ -1,0 +1,91 @@
+"""The command that shows where the credit of a completion goes: ``trace``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from valuegrad.downloads import Downloads
+from valuegrad.flags import COMMON, CommonFlags
+from valuegrad.output import hide_bars_of_transformers, print_json, stdout
+from valuegrad.policy import check_code
+from valuegrad.progress import StderrProgress
+from valuegrad.report.tables import TABLE_ROWS, trace_table
+from valuegrad.report.trace_text import finding, site_name
+from valuegrad.study.records import to_json, write_atomically
+from valuegrad.theory_commands import Flat, check_out, load, one_checkpoint
+from valuegrad.trace import MAX_TOKENS, Trace, trace, trace_document
+
+
+def trace_command(
+    checkpoint: Annotated[str, Parameter(name="CHECKPOINT")],
+    /,
+    *,
+    prompt: str,
+    completion: str | None = None,
+    site: str | None = None,
+    advantage: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = 0,
+    dtype: str = "float32",
+    common: Annotated[CommonFlags, Flat] = COMMON,
+) -> int:
+    """Show where the credit of a completion goes: costates by token and site, and what carries it.
+
+    With --out a heat map as HTML, SVG and PNG.
+    Example: ``valuegrad trace runs/demo/pretrain/step600 --prompt "label = 'B'" --out runs/trace``
+
+    Args:
+        checkpoint: a folder, or one revision of a repository.
+        prompt: text that the completion follows.
+        completion: text that is credited; left out, one is drawn from the policy.
+        site: sites to show, such as embedding,1,final; left out, all of them.
+        advantage: of every token of the completion.
+        max_tokens: the most that are drawn.
+        seed: of the drawing.
+        dtype: float32, float64, bfloat16 or float16.
+        common: shared flags.
+    """
+    check_out(common)
+    hide_bars_of_transformers()
+    one = one_checkpoint(checkpoint)
+    check_code(one, common.trust_remote_code)
+    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
+        policy = load(downloads.get(one), common, dtype)
+        found = trace(
+            policy, prompt, completion, sites=None if site is None else site.split(","),
+            advantage=advantage, max_tokens=max_tokens, seed=seed,
+        )  # fmt: skip
+    document = trace_document(found)
+    paths = _write(common, found, document)
+    if common.json:
+        print_json(document)
+        return 0
+    stdout.print(finding(found), markup=False, highlight=False)
+    stdout.print(trace_table(found))
+    stdout.print(_legend(found))
+    for path in paths:
+        stdout.print(path, soft_wrap=True)
+    return 0
+
+
+def _legend(found: Trace) -> str:
+    place, count = site_name(found.sites[found.middle]), len(found.tokens)
+    kept = f"Of {count} tokens the {TABLE_ROWS} with the most credit at {place}; --json has all. "
+    return (
+        (kept if count > TABLE_ROWS else "")
+        + "Columns of sites: a token's share of the credit there, in percent. →: the completion. "
+        + f"transported: of the credit at {place}, ‖transported‖ / ‖total‖."
+    )
+
+
+def _write(common: CommonFlags, found: Trace, document: dict[str, Any]) -> list[str]:
+    if common.out is None:
+        return []
+    from valuegrad.report.page import draw
+    from valuegrad.report.trace_figures import trace_chart
+
+    data = common.out / "trace.json"
+    write_atomically(data, to_json(document))
+    return [str(data), *draw(trace_chart(found), common.out, "trace")]
