@@ -15,7 +15,7 @@ import torch
 
 from machine import machine, paired_ratio, ratio
 from models import random_policy
-from valuegrad.impact import measure
+from valuegrad.impact.one_token import measure
 from valuegrad.policy import Policy
 from valuegrad.probe import probe
 from valuegrad.score import score

@@ -9,7 +9,7 @@ import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
 from valuegrad.policy import Policy, load_policy
-from valuegrad.pretrain import byte_level_bpe, standard_library
+from valuegrad.pretraining_text import byte_level_bpe, standard_library
 
 
 def random_policy(folder: Path, **shape: Any) -> Policy:

@@ -12,7 +12,7 @@ from tests.conftest import PROMPTS
 
 from valuegrad.credit import value_gradient as value_gradient_module
 from valuegrad.errors import UserError
-from valuegrad.impact import expected_rewards, measure
+from valuegrad.impact.one_token import expected_rewards, measure
 from valuegrad.tasks.one_token import one_token_prompts
 from valuegrad.tasks.rewards import FunctionReward
 from valuegrad.tasks.task import Task

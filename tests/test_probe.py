@@ -9,7 +9,7 @@ from tests import oracles
 from tests.conftest import ARCHITECTURES
 
 from valuegrad.errors import UserError
-from valuegrad.impact import measure
+from valuegrad.impact.one_token import measure
 from valuegrad.probe import probe
 from valuegrad.score import score
 from valuegrad.tasks.rewards import FunctionReward

@@ -10,7 +10,7 @@ N prompts · K distances
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from valuegrad.advantages import Method, population_advantages
 from valuegrad.credit.value_gradient import FORWARD_TOKENS
 from valuegrad.errors import UserError
-from valuegrad.impact import expected_rewards
+from valuegrad.impact.one_token import expected_rewards
 from valuegrad.policy import Policy, check_full_precision, final_states, logits
 from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
 from valuegrad.tasks.task import Task
@@ -75,24 +75,27 @@ def probe(
         raise UserError("distances", str(list(distances)), "numbers above 0", "use lr × updates")
     check_full_precision(policy)
     prompts = one_token_prompts(policy, task.evaluation, task.reward)
-    return move(policy, prompts, conditional_update(policy, prompts, method), distances)
+    update = conditional_update(policy, prompts, method)
+    return move(update, lambda: expected_rewards(policy, prompts), distances)
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """The conditional update of a method, from one forward and one backward pass.
+    """An update of a method, from one forward and one backward pass.
 
     Attributes:
-        states: the prompts' ``"final"`` states.
-        reward: V per prompt.
         parameters: what the update moves.
         gradients: of mean_q slope_q V_q with the slopes held fixed, one a parameter.
+        gradient_norm: their length, without bias where they are estimated.
+        reward: V per prompt.
+        states: the prompts' ``"final"`` states where they were formed on the way.
     """
 
-    states: Float[Tensor, "N D"]
-    reward: Float[Tensor, " N"]
     parameters: list[Tensor]
     gradients: list[Tensor]
+    gradient_norm: float
+    reward: Float[Tensor, " N"]
+    states: Float[Tensor, "N D"] | None = None
 
 
 def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method) -> Update:
@@ -106,13 +109,13 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
     Returns:
         The update, with what the forward pass gave on the way.
     """
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    parameters = moving_parameters(policy)
     states = torch.empty(
         len(prompts), policy.head.shape[1], dtype=policy.head.dtype, device=policy.device
     )
     values = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
     variances = torch.empty_like(values)
-    totals: list[Tensor | None] = [None] * len(parameters)
+    gradients = [torch.zeros_like(p) for p in parameters]
     # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
     local: Method = "reinforce" if method == "ppo" else method
     for rows in batches([len(t) for t in prompts.tokens], FORWARD_TOKENS):
@@ -126,44 +129,55 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
         slope = population_advantages(values[rows], variances[rows], local).slope
         # ∂(slope V)/∂z = slope p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
         cotangent = (p * centred).mul_(slope[:, None] / len(prompts)).to(z.dtype)
-        found = torch.autograd.grad(z, parameters, cotangent, allow_unused=True)
-        for i, gradient in enumerate(found):
-            if gradient is not None:
-                total = totals[i]
-                totals[i] = gradient if total is None else total.add_(gradient)
-    gradients = [
-        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, totals, strict=True)
-    ]
+        add_gradients(gradients, z, parameters, cotangent)
     if method == "ppo":
         scale = float(population_advantages(values, variances, method).slope[0])
         gradients = [g.mul_(scale) for g in gradients]
-    return Update(states, values, parameters, gradients)
+    return Update(parameters, gradients, length(gradients), values, states)
+
+
+def moving_parameters(policy: Policy) -> list[Tensor]:
+    """The parameters that RL moves."""
+    return [p for p in policy.model.parameters() if p.requires_grad]
+
+
+def add_gradients(
+    totals: list[Tensor], output: Tensor, parameters: list[Tensor], cotangent: Tensor | None = None
+) -> None:
+    """Add the gradient of an output, contracted with a cotangent, to running totals."""
+    found = torch.autograd.grad(output, parameters, cotangent, allow_unused=True)
+    for total, gradient in zip(totals, found, strict=True):
+        if gradient is not None:
+            total.add_(gradient)
+
+
+def length(gradients: Sequence[Tensor]) -> float:
+    """‖·‖ of all gradients together."""
+    return float(
+        torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    )
 
 
 def move(
-    policy: Policy, prompts: OneTokenPrompts, update: Update, distances: Sequence[float]
+    update: Update, rewards: Callable[[], Float[Tensor, " N"]], distances: Sequence[float]
 ) -> Probe:
     """Take an update's step in Adam's metric at each distance and measure the reward there.
 
     Args:
-        policy: the policy, as it is again afterwards.
-        prompts: what the reward is measured on.
-        update: from `conditional_update`; its gradients are used up.
+        update: its gradients are used up; the parameters are as they were afterwards.
+        rewards: measures the reward per prompt where the parameters are.
         distances: how far to move, above 0: learning rate × updates.
 
     Returns:
         Rewards before and after each move, and the length of the gradient.
     """
-    norm = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(g) for g in update.gradients])
-    )
     direction = [g.div_(g.abs().add_(ADAM_EPSILON)) for g in update.gradients]
     update.gradients.clear()
     after = []
     for distance in distances:
         with _moved(update.parameters, direction, distance):
-            after.append(expected_rewards(policy, prompts))
-    return Probe(tuple(distances), update.reward, torch.stack(after), float(norm))
+            after.append(rewards())
+    return Probe(tuple(distances), update.reward, torch.stack(after), update.gradient_norm)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from valuegrad.advantages import METHODS
 from valuegrad.checkpoints import weights_sha256
-from valuegrad.impact import Columns, check_settings, measure
+from valuegrad.estimators import Estimate, estimate
+from valuegrad.impact.readiness import readiness
+from valuegrad.impact.summary import Columns, check_settings
 from valuegrad.policy import Policy, Site, check_full_precision
-from valuegrad.probe import conditional_update, move
+from valuegrad.sampling import Sampling
 from valuegrad.sites import check_site
-from valuegrad.tasks.one_token import one_token_prompts
 from valuegrad.tasks.task import Task
 from valuegrad.training.settings import Budget
 
@@ -24,7 +24,11 @@ class Score:
     """How much RL is expected to help one checkpoint, and what that rests on.
 
     The fields are the keys of ``valuegrad score --json``; theory §6 defines the measurements.
-    Rewards are in reward units, the entropy in nats, `seconds` is wall-clock time.
+    Rewards are in reward units, the entropy in nats, `seconds` is wall-clock time. `estimator` is
+    ``vocabulary``, ``teacher-forced`` or ``sampled``. Where something was sampled, `rollouts` is
+    how many completions of each prompt, `truncated` and `empty` are the shares of those cut off at
+    the most tokens and stopped at once, and `logp_difference` is how far the draws'
+    log-probabilities are from those of one forward pass, in nats.
     """
 
     checkpoint: str
@@ -59,6 +63,11 @@ class Score:
     gradient_norm: float
     zero_spread_groups: float
     standard_errors: dict[str, float]
+    estimator: str
+    rollouts: int | None
+    truncated: float | None
+    empty: float | None
+    logp_difference: float | None
     seconds: float
     rows: Columns = field(repr=False)
     """Per-prompt values, not part of the JSON; ``:method`` ends the name of what depends on it."""
@@ -71,21 +80,24 @@ def score(
     budget: Budget | None = None,
     site: Site = "final",
     alpha: float = 5.0,
+    sampling: Sampling | None = None,
 ) -> Score:
     """Measure everything that predicts the gain of an RL budget from this checkpoint.
 
     Args:
         policy: the policy.
-        task: a task with one-token answers; its held-out prompts are measured.
+        task: the task; its held-out prompts are measured, in closed form where the answers are one
+            token or the reward is exact, from rollouts otherwise.
         budget: the RL budget that the score is a prediction for, its method included.
         site: where the gradients live; the probe step and the rewards do not depend on it.
         alpha: tilt of the headroom (Eq. 28), in inverse reward units.
+        sampling: how many rollouts, where any are needed.
 
     Returns:
         The score. Its rows hold every method's measurements, its fields those of the budget's.
 
     Raises:
-        UserError: as `measure` and `probe`.
+        UserError: as `estimate`.
 
     Example:
         ``score(load_policy("runs/step100"), label_copy()).probe_step``
@@ -93,25 +105,14 @@ def score(
     start = time.perf_counter()
     budget = budget or Budget()
     site = check_site(policy, site)
-    # The score is a prediction of RL on this task, so the prompts that RL draws from must fit too.
-    one_token_prompts(policy, task.train, task.reward)
     check_full_precision(policy)
     check_settings(alpha, budget.group_size)
-    prompts = one_token_prompts(policy, task.evaluation, task.reward)
-    update = conditional_update(policy, prompts, budget.method)
-    impacts = measure(
-        policy, prompts, states=update.states, site=site, alpha=alpha,
-        group_size=budget.group_size,
+    found = estimate(
+        policy, task, budget, distance=budget.learning_rate * probe_updates(budget), site=site,
+        alpha=alpha, sampling=sampling or Sampling(),
     )  # fmt: skip
-    impact = impacts[budget.method]
-    distance = budget.learning_rate * probe_updates(budget)
-    probed = move(policy, prompts, update, [distance])
-    change = (probed.reward_after[0] - probed.reward_before).cpu().numpy()
-    errors = {**impact.standard_errors, "probe_step": _standard_error(change)}
-    per_method = {"slope", "alignment", "lambda_conditional", "lambda_sample"}
-    rows = {k: v for k, v in impact.rows.items() if k not in per_method}
-    rows |= {f"{k}:{m}": impacts[m].rows[k] for m in METHODS for k in sorted(per_method)}
-    rows |= {"probe_step": change, "prompt": np.array([e.prompt for e in task.evaluation])}
+    impact, drawn = found.impacts[budget.method], found.drawn
+    errors = {**impact.standard_errors, "probe_step": _standard_error(found.change)}
     checkpoint = policy.checkpoint
     return Score(
         checkpoint=checkpoint.name,
@@ -126,16 +127,34 @@ def score(
         alpha=alpha,
         n_prompts=len(task.evaluation),
         group_size=budget.group_size,
-        closed_form=True,
+        closed_form=found.estimator != "sampled",
         learning_rate=budget.learning_rate,
         updates=budget.updates,
-        probe_step=float(change.mean()),
-        gradient_norm=probed.gradient_norm,
+        probe_step=float(found.change.mean()),
+        gradient_norm=found.probe.gradient_norm,
         standard_errors=errors,
+        estimator=found.estimator,
+        rollouts=None if drawn is None else drawn.rewards.shape[1],
+        truncated=None if drawn is None else float(drawn.truncated.double().mean()),
+        empty=None if drawn is None else float(drawn.empty.double().mean()),
+        logp_difference=found.logp_difference,
         seconds=time.perf_counter() - start,
-        rows=rows,
+        rows=_rows(found, task, budget),
         **impact.means,
     )
+
+
+def _rows(found: Estimate, task: Task, budget: Budget) -> Columns:
+    impact = found.impacts[budget.method]
+    per_method = {"slope", "alignment", "lambda_conditional", "lambda_sample"}
+    rows = {k: v for k, v in impact.rows.items() if k not in per_method}
+    for m, other in found.impacts.items():
+        rows |= {f"{k}:{m}": other.rows[k] for k in sorted(per_method)}
+    rows |= readiness(impact)
+    return rows | {
+        "probe_step": found.change,
+        "prompt": np.array([e.prompt for e in task.evaluation]),
+    }
 
 
 def probe_updates(budget: Budget) -> float:

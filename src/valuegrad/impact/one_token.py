@@ -1,18 +1,14 @@
-"""RL impact of a checkpoint: signal, loss, alignment, headroom and the scores made of them.
+"""Impact in closed form for one-token answers: every expectation a sum over the vocabulary.
 
-Everything of theory §6 in closed form for one-token answers: per prompt first, then averaged, with
-standard errors by the jackknife over prompts. No action is sampled.
+Everything of theory §6 per prompt; no action is sampled.
 
 N prompts · B of them · D width · V vocabulary
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,39 +30,14 @@ from valuegrad.credit.value_gradient import (
     prompt_states,
     site_jacobian,
 )
-from valuegrad.errors import UserError, check_positive
-from valuegrad.headroom import LARGE, log_mean_exp
+from valuegrad.headroom import log_mean_exp
+from valuegrad.impact.summary import Columns, Impact, check_settings, summarise, tilted_columns
 from valuegrad.policy import Policy, Site
 from valuegrad.sites import check_site
 from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
 
-Columns = dict[str, np.ndarray]
 KEPT_ELEMENTS = 2**25  # probabilities of prompts × vocabulary worth keeping: 256 MiB
-
-
-@dataclass(frozen=True, eq=False)
-class Impact:
-    """Every measurement of one checkpoint but the probe step, for one method and site.
-
-    Attributes:
-        method: the critic-free method.
-        site: where the gradients live.
-        alpha: of the headroom, in inverse reward units.
-        group_size: actions a group, for pass@k and zero-spread groups.
-        means: measurement → value, theory §6.
-        standard_errors: measurement → standard error over prompts; the batch's mean and deviation
-            that ppo normalises by are taken as given.
-        rows: measurement → value of each held-out prompt, where it has one.
-    """
-
-    method: Method
-    site: Site
-    alpha: float
-    group_size: int
-    means: dict[str, float]
-    standard_errors: dict[str, float]
-    rows: Columns
 
 
 def measure(
@@ -118,20 +89,9 @@ def measure(
         shared = _moments(distributions, prompts, alpha, group_size)
         by_method = _gradients(policy, prompts, distributions, shared, methods, site)
     return {
-        method: _summary(method, site, alpha, group_size, {**shared, **by_method[method]})
+        method: summarise(method, site, alpha, group_size, {**shared, **by_method[method]})
         for method in methods
     }
-
-
-def check_settings(alpha: float, group_size: int) -> None:
-    """Refuse a tilt or a group size that nothing can be measured with.
-
-    Raises:
-        UserError: one of them is out of range.
-    """
-    check_positive("alpha", alpha, "use the default, 5")
-    if group_size < 2:
-        raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
 
 
 def expected_rewards(policy: Policy, prompts: OneTokenPrompts) -> Float[Tensor, " N"]:
@@ -185,11 +145,9 @@ def _moments(
         for name, values in chunk.items():
             parts.setdefault(name, []).append(values)
     columns = {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
-    # Pooled over prompts: E[e^{αr}] = e^{αc} (1 + E[tilted]) for any c; this one keeps the digits.
-    tilted = alpha * (columns["headroom"] + columns["reward"])
-    centre = alpha * columns["reward"].mean()
-    centre = centre if tilted.max() - centre < LARGE else tilted.max()
-    return columns | {"tilted": np.expm1(tilted - centre), "centre": np.full_like(tilted, centre)}
+    return columns | tilted_columns(
+        alpha, alpha * (columns["headroom"] + columns["reward"]), columns["reward"]
+    )
 
 
 def _zero_spread(p: Tensor, rewards: Tensor, group_size: int, binary: bool) -> Tensor:
@@ -260,41 +218,4 @@ def _gradients(
             )
         }
         for m in methods
-    }
-
-
-def _summary(method: Method, site: Site, alpha: float, group_size: int, rows: Columns) -> Impact:
-    totals = {name: values.sum(keepdims=True) for name, values in rows.items()}
-    count = len(rows["reward"])
-    means = _combined({k: total / count for k, total in totals.items()}, alpha, count)
-    errors = dict.fromkeys(means, math.nan)
-    if count > 1:
-        left_out = _combined({k: (totals[k] - rows[k]) / (count - 1) for k in rows}, alpha, count)
-        scale = (count - 1) / count
-        errors = {
-            k: float(np.sqrt(scale * ((v - v.mean()) ** 2).sum())) for k, v in left_out.items()
-        }
-    return Impact(
-        method, site, alpha, group_size, {k: v.item() for k, v in means.items()}, errors, rows
-    )
-
-
-def _combined(mean: Columns, alpha: float, count: int) -> Columns:
-    """Measurements as functions of the means over prompts, so that a jackknife can redo them."""
-    headroom = mean["headroom"]
-    return {
-        "reward_before": mean["reward"],
-        "sigma": mean["sigma"],
-        "lambda_conditional": mean["lambda_conditional"],
-        "lambda_sample": mean["lambda_sample"],
-        "alignment": mean["alignment"],
-        "headroom": headroom,
-        "headroom_pooled": (np.log1p(mean["tilted"]) + mean["centre"]) / alpha - mean["reward"],
-        "p_gap": (mean["sigma"] - mean["lambda_sample"]) * headroom,
-        "p_gap_conditional": (mean["sigma"] - mean["lambda_conditional"]) * headroom,
-        "p_alignment": mean["alignment"] * headroom,
-        "entropy": mean["entropy"],
-        "reward_variance": mean["reward_variance"],
-        "pass_at_k": mean["pass_at_k"],
-        "zero_spread_groups": count * mean["zero_spread"],
     }

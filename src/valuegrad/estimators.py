@@ -1,0 +1,195 @@
+"""Three ways to measure a task: over the vocabulary, by teacher forcing, and from rollouts.
+
+Each gives the same: the impact by method, and what the probe step does. The first is for one-token
+answers, the second for exact rewards of answers of any length, the third for everything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from valuegrad.advantages import Method
+from valuegrad.completion_probe import exact_update, sampled_update
+from valuegrad.credit.exact_answers import answer_values
+from valuegrad.errors import UserError
+from valuegrad.impact.exact_answers import measure_exact_answers
+from valuegrad.impact.one_token import expected_rewards, measure
+from valuegrad.impact.sampled import measure_rollouts
+from valuegrad.impact.summary import Impact
+from valuegrad.policy import Policy, Site
+from valuegrad.probe import Probe, conditional_update, move
+from valuegrad.rollouts import Rollouts, rollouts
+from valuegrad.sampling import Sampling
+from valuegrad.tasks.completion_prompts import CompletionPrompts, completion_prompts, one_token
+from valuegrad.tasks.one_token import one_token_prompts
+from valuegrad.tasks.rewards import Exact
+from valuegrad.tasks.task import Task
+from valuegrad.training.settings import Budget
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What one checkpoint's measurements are made of.
+
+    Attributes:
+        estimator: ``vocabulary``, ``teacher-forced`` or ``sampled``.
+        impacts: by method.
+        probe: the move at one distance, its rewards before on the same footing as those after.
+        drawn: the rollouts, None where nothing was sampled.
+        logp_difference: of the draws, nats; None where nothing was sampled.
+    """
+
+    estimator: str
+    impacts: Mapping[Method, Impact]
+    probe: Probe
+    drawn: Rollouts | None = None
+    logp_difference: float | None = None
+
+    @property
+    def change(self) -> np.ndarray:
+        """The reward change of each prompt."""
+        return (self.probe.reward_after[0] - self.probe.reward_before).cpu().numpy()
+
+
+def choose_estimator(policy: Policy, task: Task, sampling: Sampling) -> str:
+    """Which of the three ways measures a task.
+
+    Raises:
+        UserError: a closed form is asked for where there is none.
+    """
+    if sampling.estimator == "sampled":
+        return "sampled"
+    if one_token(policy, task):
+        return "vocabulary"
+    if isinstance(task.reward, Exact):
+        return "teacher-forced"
+    if sampling.estimator == "closed-form":
+        raise UserError(
+            "estimator", "closed-form for answers of several tokens and a reward of its own",
+            "an exact reward or one-token answers", "use auto or sampled",
+        )  # fmt: skip
+    return "sampled"
+
+
+def estimate(
+    policy: Policy,
+    task: Task,
+    budget: Budget,
+    *,
+    distance: float,
+    site: Site,
+    alpha: float,
+    sampling: Sampling,
+) -> Estimate:
+    """Measure a task's held-out prompts for every method, and the probe step for the budget's.
+
+    Args:
+        policy: the policy, as it is again afterwards.
+        task: the task.
+        budget: the RL budget, its method included.
+        distance: of the probe step.
+        site: where the gradients live.
+        alpha: tilt of the headroom.
+        sampling: which way, and how many rollouts.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        UserError: as the way that measures.
+        RunError: draws that are not the policy's.
+    """
+    how = choose_estimator(policy, task, sampling)
+    # A score is a prediction of RL on this task, so the prompts that RL draws from must fit too.
+    if how == "vocabulary":
+        one_token_prompts(policy, task.train, task.reward)
+        return _over_vocabulary(policy, task, budget, distance, site, alpha)
+    completion_prompts(policy, task, task.train)
+    prompts = completion_prompts(policy, task, task.evaluation)
+    way = _by_teacher_forcing if how == "teacher-forced" else _by_rollouts
+    return way(policy, prompts, budget, distance, site, alpha, sampling)
+
+
+def _over_vocabulary(
+    policy: Policy, task: Task, budget: Budget, distance: float, site: Site, alpha: float
+) -> Estimate:
+    prompts = one_token_prompts(policy, task.evaluation, task.reward)
+    update = conditional_update(policy, prompts, budget.method)
+    impacts = measure(
+        policy, prompts, states=update.states, site=site, alpha=alpha,
+        group_size=budget.group_size,
+    )  # fmt: skip
+    probed = move(update, lambda: expected_rewards(policy, prompts), [distance])
+    return Estimate("vocabulary", impacts, probed)
+
+
+def _by_teacher_forcing(
+    policy: Policy, prompts: CompletionPrompts, budget: Budget, distance: float, site: Site,
+    alpha: float, sampling: Sampling,
+) -> Estimate:  # fmt: skip
+    # Only Λ below "final" needs other completions than the answer.
+    drawn = None
+    if site != "final":
+        drawn = _draw(policy, prompts, sampling, sampling.rollouts, 0)
+    impacts = measure_exact_answers(
+        policy, prompts, site=site, alpha=alpha, group_size=budget.group_size, drawn=drawn
+    )
+    update = exact_update(policy, prompts, budget.method)
+    probed = move(update, lambda: answer_values(policy, prompts), [distance])
+    return Estimate("teacher-forced", impacts, probed, drawn)
+
+
+def _by_rollouts(
+    policy: Policy, prompts: CompletionPrompts, budget: Budget, distance: float, site: Site,
+    alpha: float, sampling: Sampling,
+) -> Estimate:  # fmt: skip
+    drawn = _draw(policy, prompts, sampling, sampling.rollouts, 0)
+    impacts, difference = measure_rollouts(
+        policy, drawn, site=site, alpha=alpha, group_size=budget.group_size,
+        deeper=_deeper(policy, prompts, sampling),
+    )  # fmt: skip
+    update = sampled_update(policy, drawn, budget.method)
+
+    def rewards() -> Tensor:
+        # Not the rollouts that formed the update, which are lucky in its direction; the same chance
+        # before and after, which takes most of the noise off the change.
+        return _draw(policy, prompts, sampling, sampling.rollouts, 1).rewards.mean(1)
+
+    update = dataclasses.replace(update, reward=rewards())
+    return Estimate("sampled", impacts, move(update, rewards, [distance]), drawn, difference)
+
+
+def _draw(
+    policy: Policy, prompts: CompletionPrompts, sampling: Sampling, size: int, stream: int
+) -> Rollouts:
+    """Rollouts with a source of chance of their own for each use."""
+    seed = 4 * sampling.rollout_seed + stream
+    return rollouts(policy, prompts, size, seed=seed)
+
+
+def _deeper(
+    policy: Policy, prompts: CompletionPrompts, sampling: Sampling
+) -> tuple[list[int], Rollouts] | None:
+    """Groups of rollouts from states inside other rollouts, at a depth drawn evenly."""
+    if not sampling.branch:
+        return None
+    trunks = _draw(policy, prompts, sampling, sampling.branch, 2)
+    rng = random.Random(sampling.rollout_seed)
+    rows, begun = [], []
+    for row, group in enumerate(trunks.completions):
+        for completion in group:
+            # A completion of one token has no state inside.
+            if len(completion) > 1:
+                rows.append(row)
+                begun.append(completion[: rng.randrange(1, len(completion))])
+    if not rows:
+        return None
+    seed = 4 * sampling.rollout_seed + 3
+    deeper = rollouts(policy, prompts, sampling.rollouts, seed=seed, rows=rows, begun=begun)
+    return rows, deeper

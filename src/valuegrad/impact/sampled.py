@@ -1,0 +1,298 @@
+"""Impact from rollouts, for any reward (theory §2, §6): unbiased where an unbiased estimate exists.
+
+A group of n rollouts shares the prompt's last state, so it gives G there for free; deeper states
+get groups of their own. Σ is the U-centred estimate of `squared_norm`. What bends in the reward's
+distribution (headroom, 1/σ, norms) has no unbiased estimate: with rewards 0 or 1 it is expected
+over the fitted mixture of success probabilities (`mixing`), otherwise corrected by half samples.
+
+N prompts · n rollouts of each · D width
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import gammaln
+from torch import Tensor
+
+from valuegrad.advantages import METHODS, XI, Method, PopulationAdvantages
+from valuegrad.credit.covariance import squared_norm
+from valuegrad.credit.scores import prompt_state_scores
+from valuegrad.errors import UserError
+from valuegrad.headroom import headroom
+from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
+from valuegrad.impact.exact_answers import state_entropies
+from valuegrad.impact.mixing import Mixing, mixing, pseudo_values
+from valuegrad.impact.summary import Columns, Impact, check_settings, summarise, tilted_columns
+from valuegrad.policy import Policy, Site, final_states
+from valuegrad.rollouts import Rollouts, check_log_probabilities
+from valuegrad.tasks.one_token import batches
+
+LEAST = 4
+
+
+def measure_rollouts(
+    policy: Policy,
+    drawn: Rollouts,
+    *,
+    methods: Sequence[Method] = METHODS,
+    site: Site = "final",
+    alpha: float = 5.0,
+    group_size: int = 16,
+    deeper: tuple[Sequence[int], Rollouts] | None = None,
+) -> tuple[dict[Method, Impact], float]:
+    """Measure everything of theory §6 from groups of rollouts.
+
+    Args:
+        policy: the policy that drew them.
+        drawn: one group a prompt.
+        methods: which critic-free methods.
+        site: ``"embedding"``, a block's number or ``"final"``.
+        alpha: tilt of the headroom (Eq. 28), above 0.
+        group_size: completions of a group in training, for pass@k and zero-spread groups; at most
+            the rollouts of a prompt.
+        deeper: further states with groups of their own, and the number of each one's prompt; Σ, Λ
+            and alignment are averaged over a prompt's states first.
+
+    Returns:
+        One `Impact` a method, and by how much the log-probabilities of the draws differ from those
+        of a forward pass over the whole, nats. Standard errors are by prompts; NaN where every
+        reward is the same, which tells nothing of how far the rest is from it.
+
+    Raises:
+        UserError: fewer than 4 rollouts a prompt or than the group size; no such site.
+        RunError: the draws are not the policy's.
+    """
+    check_settings(alpha, group_size)
+    n = drawn.rewards.shape[1]
+    if n < max(LEAST, group_size):
+        raise UserError(
+            "rollouts", str(n), f"at least {max(LEAST, group_size)}: the unbiased estimator needs "
+            f"{LEAST}, pass@k and zero-spread groups as many as the group size",
+            "raise --rollouts, or lower --group-size",
+        )  # fmt: skip
+    rewards = drawn.rewards.numpy()
+    binary = bool(np.isin(rewards, (0.0, 1.0)).all())
+    shared = _reward_columns(rewards, alpha, group_size, binary)
+    shared["entropy"] = _entropies(policy, drawn)
+    states = _States(policy, site, methods, binary)
+    difference = states.add(range(len(rewards)), drawn)
+    if deeper is not None:
+        # Their success probabilities are a population of their own.
+        difference = max(difference, states.add(*deeper))
+    uncertain = dict(shared)
+    if binary:
+        uncertain["headroom"] = pseudo_values(
+            _successes(rewards), n, lambda fit: _expected_headroom(fit, alpha)
+        )
+    impacts = {}
+    for m in methods:
+        columns = states.means(m)
+        impact = summarise(m, states.site, alpha, group_size, {**shared, **columns})
+        errors = summarise(m, states.site, alpha, group_size, {**uncertain, **columns})
+        # Where all prompts say the same, as without any success, they do not say how sure it is.
+        known = {k: e if e > 0 else math.nan for k, e in errors.standard_errors.items()}
+        impacts[m] = dataclasses.replace(impact, standard_errors=known)
+    return impacts, difference
+
+
+def _successes(rewards: np.ndarray) -> np.ndarray:
+    return np.asarray(rewards.sum(1).round().astype(int))
+
+
+def _expected_headroom(fit: Mixing, alpha: float) -> np.ndarray:
+    outcome = torch.tensor([[1.0, 0.0]]).double().expand(len(fit.grid), 2)
+    p = torch.from_numpy(np.stack((fit.grid, 1 - fit.grid), 1))
+    return fit.expected(headroom(outcome, alpha, p).numpy())
+
+
+class _States:
+    """Gradients' measurements of states, gathered by prompt."""
+
+    def __init__(self, policy: Policy, site: Site, methods: Sequence[Method], binary: bool) -> None:
+        self.policy, self.site, self.methods, self.binary = policy, site, methods, binary
+        self.found: dict[Method, list[tuple[np.ndarray, Columns]]] = {m: [] for m in methods}
+
+    def add(self, prompts: Sequence[int], drawn: Rollouts) -> float:
+        """Measure the states that groups share; returns the difference in log-probability."""
+        scores, logp = prompt_state_scores(self.policy, drawn, self.site)
+        difference = check_log_probabilities(self.policy, drawn, logp)
+        for m, columns in state_columns(scores, drawn.rewards, self.methods, self.binary).items():
+            self.found[m].append((np.array(prompts), columns))
+        return difference
+
+    def means(self, method: Method) -> Columns:
+        """The mean over each prompt's states."""
+        parts = self.found[method]
+        prompts = np.concatenate([p for p, _ in parts])
+        count = np.bincount(prompts)
+        return {
+            name: np.bincount(prompts, np.concatenate([c[name] for _, c in parts])) / count
+            for name in parts[0][1]
+        }
+
+
+def state_columns(
+    scores: Float[Tensor, "N n D"],
+    rewards: Float[Tensor, "N n"],
+    methods: Sequence[Method],
+    binary: bool,
+) -> dict[Method, Columns]:
+    """Slope, Σ, alignment and both Λ of each state, by method.
+
+    Args:
+        scores: score vectors of the rollouts at the state that their group shares.
+        rewards: of each rollout.
+        methods: which critic-free methods.
+        binary: whether every reward is 0 or 1.
+
+    Returns:
+        Columns as `summarise` takes them.
+    """
+    wide, r = scores.double().cpu(), rewards.double()
+    squared = squared_norm(wide, r).numpy()
+    gram = (wide @ wide.mT).numpy()
+    values = r.numpy()
+    if binary:
+        fit = mixing(_successes(values), values.shape[1])
+        probability = fit.expected(fit.grid)
+    result = {}
+    for m in methods:
+        if binary:
+            slope = _expected_slope(fit, values, m)
+            baseline = _baseline(values, probability, m)
+            error = two_valued_costate_error(
+                gram,
+                values,
+                probability,
+                PopulationAdvantages(*map(torch.from_numpy, (slope, baseline))),
+            )
+            aligned = slope * squared
+        else:
+            slope, baseline, aligned = _general_slope(wide, r, squared, m)
+            error = costate_error(gram, values, squared, slope, baseline)
+        result[m] = {
+            "slope": slope,
+            "sigma": squared,
+            "alignment": aligned,
+            "lambda_conditional": np.sign(slope - 1) * (aligned - squared),
+            "lambda_sample": error,
+        }
+    return result
+
+
+def _expected_slope(fit: Mixing, values: np.ndarray, method: Method) -> np.ndarray:
+    """E[slope | k]: 1/(σ + ξ) over the values that p may have, for grpo."""
+    if method == "grpo":
+        return fit.expected(1 / (np.sqrt(fit.grid * (1 - fit.grid)) + XI))
+    return np.full(len(values), _common_slope(values, method))
+
+
+def _common_slope(values: np.ndarray, method: Method) -> float:
+    return float(1 / (values.std() + XI)) if method == "ppo" else 1.0
+
+
+def _baseline(values: np.ndarray, mean: np.ndarray, method: Method) -> np.ndarray:
+    if method == "reinforce":
+        return np.zeros(len(values))
+    return np.full(len(values), values.mean()) if method == "ppo" else mean
+
+
+def _general_slope(
+    scores: Float[Tensor, "N n D"], r: Float[Tensor, "N n"], squared: np.ndarray, method: Method
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    values = r.numpy()
+    baseline = _baseline(values, values.mean(1), method)
+    if method != "grpo":
+        slope = np.full(len(values), _common_slope(values, method))
+        return slope, baseline, slope * squared
+
+    def slopes(part: slice) -> np.ndarray:
+        deviation: np.ndarray = values[:, part].std(1, ddof=1)
+        return 1 / (deviation + XI)
+
+    def aligned(part: slice) -> np.ndarray:
+        # A group of equal rewards has no signal, whatever 1/ξ makes of rounding.
+        spread = np.ptp(values[:, part], axis=1) > 0
+        found = squared_norm(scores[:, part], r[:, part]).numpy()
+        return np.where(spread, slopes(part) * found, 0.0)
+
+    return slopes(slice(None)), baseline, half_sample_corrected(aligned, values.shape[1])
+
+
+def half_sample_corrected(estimate: Callable[[slice], np.ndarray], n: int) -> np.ndarray:
+    """Take off a bias that falls as 1/n: 2 T(n) − mean T(n/2) over the halves (Quenouille 1949).
+
+    Args:
+        estimate: of a part of the rollouts.
+        n: how many there are; below 8 there are no halves of 4 and nothing is taken off.
+
+    Returns:
+        The corrected estimate.
+
+    Example:
+        >>> x = np.arange(8.0)[None]
+        >>> half_sample_corrected(lambda part: x[:, part].mean(1), 8)
+        array([3.5])
+    """
+    whole, half = estimate(slice(None)), n // 2
+    if half < LEAST:
+        return whole
+    halves: np.ndarray = estimate(slice(0, half)) + estimate(slice(half, 2 * half))
+    return 2 * whole - halves / 2
+
+
+def _reward_columns(values: np.ndarray, alpha: float, group_size: int, binary: bool) -> Columns:
+    n = values.shape[1]
+    tilts = alpha * values
+    top = tilts.max()
+    columns = {
+        "reward": values.mean(1),
+        "reward_variance": values.var(1, ddof=1),
+        "pass_at_k": 1 - _none_of(n - (values >= 1).sum(1), n, group_size),
+        "zero_spread": _equal(values, group_size),
+    }
+    if binary:
+        columns["headroom"] = _expected_headroom(mixing(_successes(values), n), alpha)
+    else:
+        rewards = torch.from_numpy(values)
+        columns["headroom"] = half_sample_corrected(
+            lambda part: headroom(rewards[:, part], alpha).numpy(), n
+        )
+    log_tilts = np.log(np.exp(tilts - top).mean(1)) + top
+    return columns | tilted_columns(alpha, log_tilts, columns["reward"])
+
+
+def _none_of(failures: np.ndarray, n: int, size: int) -> np.ndarray:
+    """The chance that ``size`` of n rollouts, without replacement, are all among some of them.
+
+    C(f, k) / C(n, k): unbiased for (1 − p)^k (Chen et al. 2021).
+    """
+    f = np.maximum(failures, size).astype(float)
+    log = gammaln(f + 1) - gammaln(f - size + 1) - gammaln(n + 1) + gammaln(n - size + 1)
+    return np.asarray(np.where(failures >= size, np.exp(log), 0.0))
+
+
+def _equal(values: np.ndarray, size: int) -> np.ndarray:
+    """Unbiased chance that a group earns the same throughout: the above over each value."""
+    n = values.shape[1]
+    found = np.zeros(len(values))
+    for row, group in enumerate(values):
+        counts = np.unique(group, return_counts=True)[1]
+        found[row] = _none_of(counts, n, size).sum()
+    return found
+
+
+@torch.no_grad()
+def _entropies(policy: Policy, drawn: Rollouts) -> np.ndarray:
+    lengths = [len(prefix) for prefix in drawn.prefixes]
+    found = torch.empty(len(lengths), dtype=torch.float64, device=policy.device)
+    for rows in batches(lengths, 8192):
+        states = final_states(policy, [drawn.prefixes[row] for row in rows])
+        found[rows] = state_entropies(policy, states)
+    return found.cpu().numpy()

@@ -1,0 +1,44 @@
+"""How a task is measured: in closed form or from rollouts, and how many of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from valuegrad.errors import UserError
+
+Estimator = Literal["auto", "closed-form", "sampled"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What decides the rollouts that a task is measured by.
+
+    Attributes:
+        estimator: closed-form (tasks with one-token answers or an exact reward), sampled (any), or
+            auto (closed-form where it can be).
+        rollouts: completions drawn of each prompt; at least 4, and the group size.
+        branch: deeper states of each prompt that get rollouts of their own.
+        rollout_seed: of the draws.
+
+    Raises:
+        UserError: a value out of range.
+
+    Example:
+        >>> Sampling(rollouts=64).estimator
+        'auto'
+    """
+
+    estimator: Estimator = "auto"
+    rollouts: int = 32
+    branch: int = 0
+    rollout_seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"rollouts": 4, "branch": 0, "rollout_seed": 0}
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise UserError(name, str(getattr(self, name)), f"{lowest} or more", "raise it")
+        known = get_args(Estimator)
+        if self.estimator not in known:
+            raise UserError("estimator", repr(self.estimator), " or ".join(known), "choose one")
