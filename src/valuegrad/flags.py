@@ -12,6 +12,8 @@ from cyclopts import Parameter, Token
 
 from valuegrad.advantages import Method  # noqa: F401 (annotations of Budget are read here)
 from valuegrad.errors import UserError
+from valuegrad.hub.room import parse_size
+from valuegrad.sampling import Estimator, Sampling  # noqa: F401 (annotations are read here)
 from valuegrad.study.config import StudyConfig
 from valuegrad.tasks.build import TaskSettings
 from valuegrad.training.settings import Budget
@@ -25,8 +27,16 @@ def _texts(type_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
     return tuple(part for token in tokens for part in token.value.split(","))
 
 
+def _text(type_: object, tokens: Sequence[Token]) -> str:
+    # A shell leaves the two characters \\n as they are; whoever types them wants a line break.
+    return tokens[0].value.replace("\\n", "\n")
+
+
 def _shown(value: tuple[object, ...]) -> str:
     return ",".join(map(str, value))
+
+
+Text = Annotated[str | None, Parameter(converter=_text, n_tokens=1)]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,14 @@ class TaskFlags(TaskSettings):  # noqa: D101
     labels: Annotated[
         tuple[str, ...], Parameter(converter=_texts, n_tokens=1, show_default=_shown)
     ] = TaskSettings.labels
+    template: Text = TaskSettings.template
+    prompt_template: Text = TaskSettings.prompt_template
+    stop: Text = TaskSettings.stop
+
+
+@dataclass(frozen=True)
+class SamplingFlags(Sampling):  # noqa: D101
+    __doc__ = Sampling.__doc__
 
 
 @dataclass(frozen=True)
@@ -55,23 +73,37 @@ class CommonFlags:
         out: folder for the results; what is finished there is not made again.
         json: print the result as one JSON document on stdout and nothing else there.
         device: cpu, cuda, cuda:N, or auto (CUDA when present).
+        cache_limit: size such as 50GB that downloaded checkpoints may take; the oldest go first.
+        trust_remote_code: let a model run the code that its checkpoint brings.
     """
 
     out: Path | None = None
     json: bool = False
     device: str = "cpu"
+    cache_limit: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The limit in bytes, None for no limit."""
+        return None if self.cache_limit is None else parse_size("--cache-limit", self.cache_limit)
 
 
 BUDGET, TASK, COMMON = BudgetFlags(), TaskFlags(), CommonFlags()
+SAMPLING = SamplingFlags()
 
 
 def study_config(
-    checkpoints: list[str], task: TaskSettings, budget: Budget, **rest: Any
+    checkpoints: list[str],
+    task: TaskSettings,
+    budget: Budget,
+    sampling: Sampling = SAMPLING,
+    **rest: Any,
 ) -> StudyConfig:
     """The study that a command's flags describe."""
     return StudyConfig(
         checkpoints=tuple(checkpoints), task=TaskSettings(**asdict(task)),
-        budget=Budget(**asdict(budget)), **rest,
+        budget=Budget(**asdict(budget)), sampling=Sampling(**asdict(sampling)), **rest,
     )  # fmt: skip
 
 

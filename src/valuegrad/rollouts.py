@@ -119,7 +119,7 @@ def rollouts(
         rewards_of(prompts, rows, whole, texts),
         logp,
         torch.zeros(logp.shape, dtype=torch.bool) if long is False else long,
-        torch.tensor([[not text for text in group] for group in texts]),
+        torch.tensor([[len(c) == 1 and c[0] in prompts.stops for c in group] for group in whole]),
     )
 
 
@@ -173,8 +173,7 @@ def _draw(
 ) -> tuple[list[list[tuple[int, ...]]], Float[Tensor, "N G"]]:
     drawn: list[list[tuple[int, ...]]] = [[] for _ in prefixes]
     logp = torch.zeros(len(prefixes), size, dtype=torch.float64)
-    lengths = [len(p) + limit for p, limit in zip(prefixes, limits, strict=True)]
-    for rows in batches(lengths, max(1, CACHE_TOKENS // size)):
+    for rows in _batches(policy, prefixes, limits, max(1, CACHE_TOKENS // size)):
         most = max(limits[row] for row in rows)
         uniform = torch.cat([_uniform(seed, prefixes[row], size, most) for row in rows])
         processor = _Draw(uniform.to(policy.device))
@@ -195,6 +194,19 @@ def _draw(
             logp[row, len(drawn[row])] = steps[i, :end].sum()
             drawn[row].append(tuple(tokens[i][:end]))
     return drawn, logp
+
+
+def _batches(
+    policy: Policy, prefixes: Sequence[Sequence[int]], limits: Sequence[int], tokens: int
+) -> Iterator[list[int]]:
+    """Rows to draw together: the longest prefix and the highest limit must fit the context."""
+    lengths = [len(p) + limit for p, limit in zip(prefixes, limits, strict=True)]
+    for rows in batches(lengths, tokens):
+        if max(len(prefixes[r]) for r in rows) + max(limits[r] for r in rows) <= policy.context:
+            yield rows
+            continue
+        for limit in sorted({limits[r] for r in rows}):
+            yield [r for r in rows if limits[r] == limit]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Label copy, JSONL and rewards: what they make, and what they refuse."""
+"""Label copy, JSONL and settings: what they make, and what they refuse."""
 
 import itertools
 import json
@@ -6,13 +6,13 @@ import math
 
 import pytest
 
+from valuegrad.cli import app
 from valuegrad.errors import UserError
 from valuegrad.tasks.build import TaskSettings, build_task
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.one_token import batches
-from valuegrad.tasks.rewards import FunctionReward, reward_named
-from valuegrad.tasks.task import Example, held_out
+from valuegrad.tasks.task import held_out
 
 
 def test_label_copy_is_deterministic_varied_and_split():
@@ -95,7 +95,9 @@ def test_jsonl_keeps_columns_and_splits_by_text(tmp_path):
         ('{"prompt": "a", "answer": "b"}\n{"pro', r"t\.jsonl:2: got malformed JSON"),
         ("[1]\n", r"t\.jsonl:1: got a list"),
         ('{"prompt": "a"}\n', r"t\.jsonl:1: got no field 'answer'.*it has: prompt"),
-        ('{"prompt": "a", "answer": 3}\n', r"t\.jsonl:1: got an unusable field 'answer'"),
+        ('{"prompt": 3, "answer": "b"}\n', r"t\.jsonl:1: got an unusable field 'prompt'"),
+        ('{"prompt": "a", "answer": true}\n', r"t\.jsonl:1: got an unusable field 'answer'"),
+        ('{"prompt": "a", "answer": NaN}\n', r"t\.jsonl:1: got an unusable field 'answer'"),
         ('{"prompt": "a", "answer": "b"}\n', "1 prompts, none of them"),
         ("", "0 prompts"),
     ],
@@ -106,77 +108,96 @@ def test_jsonl_names_file_and_line(tmp_path, text, message):
         jsonl_task(tmp_path / "t.jsonl")
 
 
-def test_an_unknown_task_and_a_missing_file():
-    for name in ("arithmetik", "missing.jsonl"):
-        with pytest.raises(UserError, match="label-copy or a JSONL file"):
-            build_task(TaskSettings(name=name))
+def test_an_answer_may_be_a_number(tmp_path):
+    answers = [3, -2, 0.5, "7"]
+    rows = [{"prompt": f"{i}", "answer": answers[i % 4]} for i in range(20)]
+    task = jsonl_task(write(tmp_path / "t.jsonl", rows))
+    texts = {e.prompt: e.answer for e in task.train + task.evaluation}
+    assert [texts[f"{i}"] for i in range(4)] == ["3", "-2", "0.5", "7"]
 
 
-EXAMPLES = [Example("p", "a", {"level": 1}), Example("q", "b", {"level": 2})]
-
-
-def test_a_reward_function_gets_what_trl_would_give_it():
-    seen = {}
-
-    def reward(prompts, completions, **columns):
-        seen.update(prompts=prompts, completions=completions, **columns)
-        return [True, 2]
-
-    assert FunctionReward("m:f", reward)(EXAMPLES, ["x", "y"]) == [1.0, 2.0]
-    assert seen == {
-        "prompts": ["p", "q"],
-        "completions": ["x", "y"],
-        "level": [1, 2],
-        "answer": ["a", "b"],
-    }
-
-
-def broken(prompts, completions, **columns):
-    raise RuntimeError("no judge")
+def test_a_prompt_template_moves_no_prompt_to_the_other_split(tmp_path):
+    path = write(tmp_path / "t.jsonl", [{"prompt": f"{i}", "answer": "x"} for i in range(40)])
+    plain = jsonl_task(path)
+    shaped = jsonl_task(path, prompt_template="Q: {prompt}\nA:")
+    for before, after in ((plain.train, shaped.train), (plain.evaluation, shaped.evaluation)):
+        assert [f"Q: {e.prompt}\nA:" for e in before] == [e.prompt for e in after]
+    for template in ("no field", "{prompt} {answer}", "{prompt"):
+        with pytest.raises(UserError, match="prompt_template: got"):
+            jsonl_task(path, prompt_template=template)
 
 
 @pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (lambda prompts, completions, **c: [1.0], "m:f: got 1 values for 2 completions.*'p'"),
-        (lambda prompts, completions, **c: [1.0, "x"], "m:f: got 'x' for prompt 'q'"),
-        (lambda prompts, completions, **c: [1.0, None], "m:f: got None for prompt 'q'"),
-        (lambda prompts, completions, **c: [math.nan, 1], "m:f: got nan for prompt 'p'"),
-        (lambda prompts, completions, **c: [1, math.inf], "m:f: got inf for prompt 'q'"),
-        (lambda prompts, completions, **c: 1.0, "m:f: got float for prompt 'p'"),
-        (broken, "m:f: got RuntimeError: no judge"),
-    ],
+    ("reward", "message"),
+    [("number", r"t\.jsonl:7: got the answer 'blue'.*a number"), ("math", r"t\.jsonl:7: .*reads")],
 )
-def test_a_reward_function_that_goes_wrong_is_named(function, message):
+def test_an_answer_that_the_reward_cannot_read_is_named(tmp_path, reward, message):
+    rows = [{"prompt": f"{i}", "answer": "blue" if i == 6 else "1"} for i in range(20)]
     with pytest.raises(UserError, match=message):
-        FunctionReward("m:f", function)(EXAMPLES, ["x", "y"])
+        jsonl_task(write(tmp_path / "t.jsonl", rows), reward=reward)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("exactly", "exact or module:function"),
-        ("no_such_module:f", "cannot be imported.*ModuleNotFoundError"),
-        ("math:no_such", "cannot be imported.*AttributeError"),
-        ("math:pi", "a float.*wanted a function"),
-    ],
-)
-def test_a_reward_that_is_not_there(name, message):
-    with pytest.raises(UserError, match=message):
-        reward_named(name)
-
-
-def test_editing_a_reward_function_changes_the_task(tmp_path, monkeypatch):
+def test_a_function_gets_the_fields_of_a_row_by_their_own_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = write(tmp_path / "t.jsonl", [{"prompt": f"{i}", "answer": "x"} for i in range(20)])
-    hashes = []
-    for version in (1, 2):
-        name = f"my_reward_{version}"
-        body = f"def f(prompts, completions, **c):\n    return [{version}] * len(prompts)\n"
-        (tmp_path / f"{name}.py").write_text(body)
-        hashes.append(reward_named(f"{name}:f").identity.splitlines()[-1])
-        assert jsonl_task(path, reward=f"{name}:f").reward(EXAMPLES, ["", ""]) == [version] * 2
-    assert hashes[0] != hashes[1]
+    (tmp_path / "by_field.py").write_text(
+        "def f(completions, solution, question, **_):\n"
+        "    return [float(c == s + q[0]) for c, s, q in zip(completions, solution, question)]\n"
+    )
+    rows = [{"question": f"{i}?", "solution": "x"} for i in range(20)]
+    names = {"prompt_field": "question", "answer_field": "solution"}
+    path = write(tmp_path / "t.jsonl", rows)
+    task = jsonl_task(path, reward="by_field:f", **names)
+    first = task.evaluation[0]
+    assert task.reward([first, first], ["x" + first.prompt[0], "x"]) == [1.0, 0.0]
+    assert all(not e.columns for e in jsonl_task(path, **names).train)
+
+
+def test_what_existing_tasks_hash_to_stays():
+    # Records are kept under these hashes: a change here measures everything anew.
+    assert label_copy().sha256.startswith("f0d43da58e18eeee")
+    task = build_task(TaskSettings())
+    assert task.sha256 == label_copy().sha256
+
+
+def test_an_unknown_task_and_a_missing_file():
+    with pytest.raises(UserError, match=r"got 'arithmetik'.*did you mean 'arithmetic'"):
+        build_task(TaskSettings(name="arithmetik"))
+    with pytest.raises(UserError, match=r"got missing\.jsonl; wanted a JSONL file"):
+        build_task(TaskSettings(name="missing.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reward": "number"}, "reward: got 'number'; wanted exact for label-copy"),
+        ({"prompt_template": "{prompt}"}, "prompt_template: got .* wanted none for label-copy"),
+        ({"name": "arithmetic", "template": "{label}"}, "template: got .* wanted none for arith"),
+        ({"name": "gym:ab", "reward": "number"}, "reward: got 'number'; wanted none for gym"),
+        ({"max_tokens": 0}, "max_tokens: got 0"),
+        ({"name": "arithmetic", "reward": "numbr"}, "did you mean 'number'"),
+        (
+            {"name": "arithmetic", "reward": "math:pi", "reward_timeout": 0.0},
+            "reward_timeout: got 0",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        build_task(TaskSettings(**{"prompts": 4, "train_prompts": 4, **options}))
+
+
+def test_a_flag_may_spell_a_line_break_as_a_shell_leaves_it():
+    words = ["score", "x", "--stop", r"\n", "--prompt-template", r"Q: {prompt}\nA:"]
+    _, bound, _ = app.parse_args(words, exit_on_error=False)
+    flags = bound.arguments["task"]
+    assert (flags.stop, flags.prompt_template) == ("\n", "Q: {prompt}\nA:")
+
+
+def test_limits_of_completions_are_settings_of_every_task():
+    assert build_task(TaskSettings(max_tokens=9, stop=";")).max_tokens == 9
+    assert build_task(TaskSettings(max_tokens=9, stop=";")).stop == ";"
+    assert build_task(TaskSettings(name="arithmetic")).stop == "\n"
+    assert build_task(TaskSettings(name="arithmetic", stop="")).stop is None
 
 
 def test_batches_hold_every_row_once_and_stay_within_the_tokens():

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from valuegrad.errors import UserError
+from valuegrad.tasks import gym
+from valuegrad.tasks.arithmetic import arithmetic
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.label_copy import label_copy
+from valuegrad.tasks.rewards import TIMEOUT, probe_reward, reward_named
 from valuegrad.tasks.task import Task
+
+KINDS = ("label-copy", "arithmetic", "gym:NAME")
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What names a task.
+    r"""What names a task.
 
     Attributes:
-        name: ``label-copy``, or the path of a JSONL file.
+        name: ``label-copy``, ``arithmetic``, ``gym:NAME`` (a data set of reasoning-gym), or the
+            path of a JSONL file.
         prompts: held-out prompts to measure on; for a file the most that are taken.
-        train_prompts: prompts that RL draws from (label-copy).
-        seed: of the generator (label-copy).
+        train_prompts: prompts that RL draws from (all but JSONL).
+        seed: of the generator (all but JSONL).
         labels: the labels (label-copy).
         template: a format string with ``{label}`` (label-copy).
+        operation: ``+``, ``-`` or ``*`` (arithmetic).
+        digits: the most digits of an operand (arithmetic).
         prompt_field: field with the prompt (JSONL).
         answer_field: field with the answer (JSONL).
         eval_fraction: share of the prompts held out (JSONL).
-        reward: ``exact`` or ``module:function`` (JSONL).
+        prompt_template: a format string with ``{prompt}``, such as
+            ``Question: {prompt}\nAnswer:`` (all but label-copy).
+        reward: ``exact``, ``number`` (the last number is the answer's), ``math`` (equal by
+            math-verify) or ``module:function`` with TRL's signature (JSONL, arithmetic).
+        reward_timeout: the most seconds that a call of a ``module:function`` may take.
+        threshold: verifier's score from which an answer is right (gym:NAME).
+        max_tokens: the most tokens of a completion; by default the longest answer where the reward
+            is exact, else 256.
+        stop: text of one token that ends a completion, beside the model's own stop token; by
+            default a line break for arithmetic and gym:NAME with answers of one line; empty for
+            none.
     """
 
     name: str = "label-copy"
@@ -34,14 +53,21 @@ class TaskSettings:
     seed: int = 0
     labels: tuple[str, ...] = ("A", "B", "C", "D")
     template: str | None = None
+    operation: str = "+"
+    digits: int = 2
     prompt_field: str = "prompt"
     answer_field: str = "answer"
     eval_fraction: float = 0.5
+    prompt_template: str | None = None
     reward: str = "exact"
+    reward_timeout: float = TIMEOUT
+    threshold: float = 1.0
+    max_tokens: int | None = None
+    stop: str | None = None
 
 
 def build_task(settings: TaskSettings) -> Task:
-    """Make the task that settings name.
+    """Make the task that settings name, and try its reward on two prompts.
 
     Args:
         settings: the task's name and options.
@@ -50,24 +76,57 @@ def build_task(settings: TaskSettings) -> Task:
         The task.
 
     Raises:
-        UserError: no such task, or options that do not fit it.
+        UserError: no such task, options that do not fit it, or an unusable reward.
 
     Example:
         >>> build_task(TaskSettings(prompts=4, train_prompts=4)).name
         'label-copy'
     """
-    if settings.name == "label-copy":
-        if settings.reward != "exact":
-            raise UserError(
-                "reward", repr(settings.reward), "exact for label-copy", "use a JSONL task"
-            )
-        return label_copy(
-            prompts=settings.prompts, train_prompts=settings.train_prompts, seed=settings.seed,
-            labels=settings.labels, template=settings.template,
+    task = _built(settings)
+    if settings.max_tokens is not None:
+        if settings.max_tokens < 1:
+            raise UserError("max_tokens", str(settings.max_tokens), "1 or more", "raise it")
+        task = replace(task, max_tokens=settings.max_tokens)
+    if settings.stop is not None:
+        task = replace(task, stop=settings.stop or None)
+    probe_reward(task)
+    return task
+
+
+def _built(settings: TaskSettings) -> Task:
+    name = settings.name
+    counts = {
+        "prompts": settings.prompts, "train_prompts": settings.train_prompts, "seed": settings.seed
+    }  # fmt: skip
+    if name == "label-copy":
+        _refuse(settings, "reward", "exact for label-copy", "use a JSONL task")
+        _refuse(settings, "prompt_template", "none for label-copy", "use template")
+        return label_copy(**counts, labels=settings.labels, template=settings.template)
+    _refuse(settings, "template", f"none for {name}", "use prompt_template")
+    if name == "arithmetic":
+        task = arithmetic(
+            **counts, operation=settings.operation, digits=settings.digits,
+            prompt_template=settings.prompt_template,
         )  # fmt: skip
-    if settings.name.endswith(".jsonl") or Path(settings.name).is_file():
+        return replace(task, reward=reward_named(settings.reward, settings.reward_timeout))
+    if name.startswith(gym.PREFIX):
+        _refuse(settings, "reward", "none for gym:NAME, which has its own", "leave it out")
+        return gym.gym_task(
+            name.removeprefix(gym.PREFIX), **counts, threshold=settings.threshold,
+            prompt_template=settings.prompt_template or gym.TEMPLATE,
+        )  # fmt: skip
+    if name.endswith(".jsonl") or Path(name).is_file():
         return jsonl_task(
-            settings.name, prompt_field=settings.prompt_field, answer_field=settings.answer_field,
+            name, prompt_field=settings.prompt_field, answer_field=settings.answer_field,
             reward=settings.reward, eval_fraction=settings.eval_fraction, prompts=settings.prompts,
+            prompt_template=settings.prompt_template, reward_timeout=settings.reward_timeout,
         )  # fmt: skip
-    raise UserError("task", repr(settings.name), "label-copy or a JSONL file", "use one of those")
+    near = difflib.get_close_matches(name, KINDS, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else "use one of those"
+    raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
+
+
+def _refuse(settings: TaskSettings, option: str, wanted: str, fix: str) -> None:
+    value = getattr(settings, option)
+    if value != getattr(TaskSettings, option):
+        raise UserError(option, repr(value), wanted, fix)

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from valuegrad.errors import UserError
-from valuegrad.tasks.rewards import reward_named
+from valuegrad.tasks.mathematics import readable
+from valuegrad.tasks.number import last_number
+from valuegrad.tasks.rewards import TIMEOUT, reward_named
 from valuegrad.tasks.task import Example, Task, held_out
+from valuegrad.tasks.template import apply_template, check_template
+
+# What the answers must hold for a reward of valuegrad's own to compare with.
+_READS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "number": (lambda answer: last_number(answer) is not None, "a number"),
+    "math": (readable, "an expression that math-verify reads"),
+}
 
 
 def jsonl_task(
@@ -18,6 +29,8 @@ def jsonl_task(
     reward: str = "exact",
     eval_fraction: float = 0.5,
     prompts: int | None = None,
+    prompt_template: str | None = None,
+    reward_timeout: float = TIMEOUT,
 ) -> Task:
     """A task whose prompts and answers are the lines of a JSONL file.
 
@@ -27,31 +40,45 @@ def jsonl_task(
     Args:
         path: the file.
         prompt_field: name of the field with the prompt.
-        answer_field: name of the field with the answer, written as the policy continues the prompt
-            (a leading space included).
-        reward: ``exact`` or ``module:function`` with TRL's signature.
+        answer_field: name of the field with the answer, a text or a number. The reward ``exact``
+            wants it written as the policy continues the prompt (a leading space included); the
+            others take it as a reference.
+        reward: ``exact``, ``number``, ``math`` or ``module:function`` with TRL's signature. A
+            function gets every field of a row by its own name, and the answer as ``answer`` too.
         eval_fraction: share of the prompts held out for measuring, in (0, 1).
         prompts: at most so many held-out prompts, the first in the file; None takes all.
+        prompt_template: a format string with ``{prompt}``, where the field's text goes; it moves no
+            prompt to the other split.
+        reward_timeout: the most seconds that a call of a ``module:function`` may take.
 
     Returns:
         The task.
 
     Raises:
         UserError: no such file; an empty or malformed line, named by file and line number; a
-            missing field; a split without prompts; an unusable reward.
+            missing field; an answer that the reward cannot read; a split without prompts; an
+            unusable reward or template.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError("task", str(path), "label-copy or a JSONL file", "check the path")
+        raise UserError("task", str(path), "a JSONL file", "check the path")
     if not 0 < eval_fraction < 1:
         raise UserError("eval_fraction", str(eval_fraction), "between 0 and 1", "use 0.5")
-    scored = reward_named(reward)
+    if prompt_template is not None:
+        check_template("prompt_template", prompt_template, "prompt")
+    scored = reward_named(reward, reward_timeout)
+    names = (prompt_field, answer_field)
+    # Under their usual names these two reach a function anyway.
+    kept = tuple(n for n in names if n not in ("prompt", "answer") and ":" in reward)
     examples: dict[str, Example] = {}
     with path.open(encoding="utf-8") as stream:
         try:
             for number, line in enumerate(stream, start=1):
-                example = _example(f"{path}:{number}", line, prompt_field, answer_field)
-                examples.setdefault(example.prompt, example)
+                place = f"{path}:{number}"
+                example = _example(place, line, names, kept)
+                if example.prompt not in examples:
+                    _check_answer(place, reward, example.answer)
+                    examples[example.prompt] = example
         except UnicodeDecodeError as error:
             raise UserError(str(path), str(error), "UTF-8 text", "convert the file") from error
     sides: dict[bool, list[Example]] = {False: [], True: []}
@@ -65,10 +92,19 @@ def jsonl_task(
                 "prompts on both sides of the split",
                 "add lines or change eval_fraction",
             )
-    return Task(path.name, tuple(sides[False]), tuple(sides[True][:prompts]), scored)
+    train, evaluation = (apply_template(prompt_template, sides[s]) for s in (False, True))
+    return Task(path.name, train, evaluation[:prompts], scored)
 
 
-def _example(place: str, line: str, prompt_field: str, answer_field: str) -> Example:
+def _check_answer(place: str, reward: str, answer: str) -> None:
+    if reward in _READS:
+        reads, wanted = _READS[reward]
+        if not reads(answer):
+            fix = "mend the line, or name the field with --answer-field"
+            raise UserError(place, f"the answer {answer[-60:]!r}", f"{wanted} in it", fix)
+
+
+def _example(place: str, line: str, names: tuple[str, str], kept: tuple[str, ...]) -> Example:
     if not line.strip():
         raise UserError(place, "an empty line", "one JSON object", "remove the line")
     try:
@@ -77,13 +113,22 @@ def _example(place: str, line: str, prompt_field: str, answer_field: str) -> Exa
         raise UserError(place, f"malformed JSON ({error})", "one JSON object", "mend it") from error
     if not isinstance(row, dict):
         raise UserError(place, f"a {type(row).__name__}", "one JSON object", "mend the line")
-    for name in (prompt_field, answer_field):
-        if not isinstance(row.get(name), str) or not row[name]:
+    texts = [_text(row.get(names[0]), False), _text(row.get(names[1]), True)]
+    for name, text, kind in zip(names, texts, ("text", "text or number"), strict=True):
+        if not text:
             raise UserError(
                 place,
                 f"{'no' if name not in row else 'an unusable'} field {name!r}",
-                "a text that is not empty",
+                f"a {kind} that is not empty",
                 f"mend the line, or name the field (it has: {', '.join(map(str, row))})",
             )
-    columns = {k: v for k, v in row.items() if k not in (prompt_field, answer_field)}
-    return Example(row[prompt_field], row[answer_field], columns)
+    # A function written for TRL asks for the fields by the names that they have in the file.
+    columns = {k: v for k, v in row.items() if k not in names or k in kept}
+    return Example(texts[0], texts[1], columns)
+
+
+def _text(value: object, number: bool) -> str:
+    """A field as text; empty where it is unusable."""
+    if number and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value) if math.isfinite(value) else ""
+    return value if isinstance(value, str) else ""

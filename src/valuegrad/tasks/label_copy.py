@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import string
 from collections.abc import Sequence
 
 from valuegrad.errors import UserError
 from valuegrad.tasks.rewards import Exact
 from valuegrad.tasks.task import Example, Task, held_out
+from valuegrad.tasks.template import check_template
 
 TEMPLATES = (
     "{before}{name} = '{label}'\n{between}{answer} = '",
@@ -32,7 +32,7 @@ NAMES = (
 )  # fmt: skip
 ANSWERS = ("answer", "result", "value", "output", "expected", "target", "copy", "other")
 COUNTERS = ("count", "size", "width", "index", "total", "offset", "start", "limit")
-FIELDS = ("label", "name", "answer", "before", "between")
+FIELDS = ("name", "answer", "before", "between")
 # Draws before a cell counts as used up, per prompt of this split that the draws should hold.
 ATTEMPTS = 50
 
@@ -72,7 +72,9 @@ def label_copy(
             raise UserError(argument, str(count), "1 or more", "raise it")
     if len(set(labels)) < 2 or not all(labels):
         raise UserError("labels", repr(list(labels)), "2 different labels or more", "add labels")
-    templates = TEMPLATES if template is None else (_checked(template),)
+    templates: tuple[str, ...] = TEMPLATES
+    if template is not None:
+        templates = (check_template("template", template, "label", FIELDS),)
     cells = list(itertools.product(templates, labels))
     share = prompts / (prompts + train_prompts)
     splits = {}
@@ -126,15 +128,3 @@ def _example(rng: random.Random, template: str, label: str) -> Example:
 def _distractors(rng: random.Random) -> str:
     lines = (f"{rng.choice(COUNTERS)} = {rng.randrange(100)}\n" for _ in range(rng.randrange(3)))
     return "".join(lines)
-
-
-def _checked(template: str) -> str:
-    try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        raise UserError("template", repr(template), "a format string", str(error)) from error
-    unknown = fields - set(FIELDS)
-    if unknown or "label" not in fields:
-        got = f"{template!r}, " + (f"with {sorted(unknown)}" if unknown else "without {label}")
-        raise UserError("template", got, f"{{label}} and any of {FIELDS[1:]}", "change the fields")
-    return template

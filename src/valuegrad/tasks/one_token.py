@@ -43,7 +43,7 @@ class OneTokenPrompts:
     @property
     def binary(self) -> bool:
         """Whether every reward is known to be 0 or 1."""
-        return isinstance(self.reward, Exact)
+        return self.reward.binary
 
     def reward_table(self, rows: Sequence[int]) -> Float[Tensor, "B V"]:
         """The reward of every token of the vocabulary as the answer, in float64.
@@ -65,7 +65,8 @@ class OneTokenPrompts:
         for row in rows:
             if row not in self._tables:
                 texts = [_text(self.policy, token) for token in range(vocabulary)]
-                values = self.reward([self.examples[row]] * vocabulary, texts)
+                ids = [[token] for token in range(vocabulary)]
+                values = self.reward([self.examples[row]] * vocabulary, texts, ids)
                 self._tables[row] = torch.tensor(values, dtype=torch.float64)
         return torch.stack([self._tables[row] for row in rows]).to(device)
 
@@ -87,8 +88,10 @@ class OneTokenPrompts:
             return (actions == right[:, None]).float()
         size = actions.shape[1]
         repeated = [self.examples[row] for row in rows for _ in range(size)]
-        texts = [_text(self.policy, token) for token in actions.flatten().tolist()]
-        values = torch.tensor(self.reward(repeated, texts), device=actions.device)
+        tokens = actions.flatten().tolist()
+        texts = [_text(self.policy, token) for token in tokens]
+        values = torch.tensor(self.reward(repeated, texts, [[t] for t in tokens]))
+        values = values.to(actions.device)
         return values.float().view_as(actions)
 
 
@@ -109,11 +112,8 @@ def one_token_prompts(
         UserError: an answer of several tokens, or one that merges with the prompt's last token
             (both name the tokens); a prompt that fills the context; no prompts.
     """
-    if not examples:
-        raise UserError("task", "no prompts", "at least one", "add prompts")
-    prompts = policy.tokenizer([e.prompt for e in examples])["input_ids"]
-    wholes = policy.tokenizer([e.prompt + e.answer for e in examples])["input_ids"]
-    for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
+    pairs = tokenised(policy, examples)
+    for example, (prompt, answer) in zip(examples, pairs, strict=True):
         if len(prompt) + 1 > policy.context:
             raise UserError(
                 f"prompt {example.prompt[:60]!r}…",
@@ -121,21 +121,41 @@ def one_token_prompts(
                 f"at most {policy.context - 1} in a context of {policy.context}",
                 "shorten the prompt",
             )
-        if not prompt or whole[:-1] != prompt:
-            pieces = policy.tokenizer.convert_ids_to_tokens(whole[_shared(prompt, whole) :])
-            raise UserError(
-                f"answer {example.answer!r}",
-                f"the tokens {pieces} after the prompt {example.prompt[-40:]!r}",
-                "exactly one token that leaves the prompt's own tokens as they are",
-                "change the answer, or end the prompt where a token ends",
-            )
+        if len(answer) != 1:
+            raise _unfit(policy, example, prompt, (*prompt, *answer), "exactly one token")
+    tokens, answers = zip(*pairs, strict=True)
     return OneTokenPrompts(
-        tuple(examples),
-        tuple(map(tuple, prompts)),
-        tuple(whole[-1] for whole in wholes),
-        reward,
-        policy,
+        tuple(examples), tokens, tuple(token for (token,) in answers), reward, policy
     )
+
+
+def tokenised(
+    policy: Policy, examples: Sequence[Example]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Token ids of prompts and of the answers after them.
+
+    Args:
+        policy: whose tokenizer applies.
+        examples: the prompts.
+
+    Returns:
+        Prompt and answer of each example.
+
+    Raises:
+        UserError: no prompts, an answer of no tokens, or one that merges with its prompt's last
+            token.
+    """
+    if not examples:
+        raise UserError("task", "no prompts", "at least one", "add prompts")
+    prompts = policy.tokenizer([e.prompt for e in examples])["input_ids"]
+    wholes = policy.tokenizer([e.prompt + e.answer for e in examples])["input_ids"]
+    for example, prompt, whole in zip(examples, prompts, wholes, strict=True):
+        if not prompt or whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+            raise _unfit(policy, example, prompt, whole, "one token or more")
+    return [
+        (tuple(prompt), tuple(whole[len(prompt) :]))
+        for prompt, whole in zip(prompts, wholes, strict=True)
+    ]
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -160,6 +180,18 @@ def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         else:
             result.append([row])
     return result
+
+
+def _unfit(
+    policy: Policy, example: Example, prompt: Sequence[int], whole: Sequence[int], wanted: str
+) -> UserError:
+    pieces = policy.tokenizer.convert_ids_to_tokens(whole[_shared(prompt, whole) :])
+    return UserError(
+        f"answer {example.answer!r}",
+        f"the tokens {pieces} after the prompt {example.prompt[-40:]!r}",
+        f"{wanted} that leaves the prompt's own tokens as they are",
+        "change the answer, or end the prompt where a token ends",
+    )
 
 
 def _shared(prompt: Sequence[int], whole: Sequence[int]) -> int:

@@ -1,22 +1,32 @@
-"""Rewards of completions: exact match, or any function with TRL's reward signature."""
+"""Rewards of completions: exact, number, math, or any function with TRL's reward signature."""
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import hashlib
 import importlib
 import inspect
 import math
 import numbers
+import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, ValuegradError, check_positive
+from valuegrad.tasks import mathematics
+from valuegrad.tasks.number import number
+from valuegrad.tasks.time_limit import NeedsMainThread, TimeLimitPassed, call, call_within
 
 if TYPE_CHECKING:
-    from valuegrad.tasks.task import Example
+    from valuegrad.tasks.task import Example, Task
+
+TIMEOUT = 60.0
+NAMES = ("exact", "number", "math")
 
 
 @dataclass(frozen=True)
@@ -28,18 +38,34 @@ class Exact:
         """What the hash of a task takes of the reward."""
         return "exact"
 
+    @property
+    def binary(self) -> bool:
+        """Whether every reward is known to be 0 or 1."""
+        return True
+
 
 @dataclass(frozen=True)
 class FunctionReward:
-    """A user's function ``f(prompts, completions, **columns) -> list[float]``, as TRL calls it.
+    """A function ``f(prompts, completions, **columns) -> list[float]``, called as TRL calls it.
+
+    It gets the columns of the rows by name, ``answer`` among them, and of what TRL adds: the
+    ``completion_ids`` where they are known; ``log_extra`` and ``log_metric``, which do nothing; and
+    ``trainer_state``, which is None, because no trainer runs while a checkpoint is measured. A
+    function without ``**`` gets those of them that it names. It may be ``async``. None in its list,
+    which leaves a completion to TRL's other rewards, is an error: here there is one reward.
 
     Attributes:
-        name: ``module:function``.
+        name: ``module:function``, or the name of a reward of valuegrad's own.
         function: the function.
+        binary: whether every reward is known to be 0 or 1.
+        timeout: the most seconds that a call may take; None for no limit.
     """
 
     name: str
-    function: Callable[..., Sequence[float]]
+    function: Callable[..., Any]
+    binary: bool = False
+    timeout: float | None = TIMEOUT
+    _own_limits: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def identity(self) -> str:
@@ -47,37 +73,86 @@ class FunctionReward:
         try:
             source = inspect.getsource(self.function)
         except (OSError, TypeError):
-            source = repr(self.function)
+            # An address in memory differs from run to run.
+            source = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.function))
+            with contextlib.suppress(OSError, TypeError):
+                source += inspect.getsource(type(self.function))
         return f"{self.name}\n{hashlib.sha256(source.encode()).hexdigest()}"
 
-    def __call__(self, examples: Sequence[Example], completions: Sequence[str]) -> list[float]:
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> list[float]:
         """Score completions and check what comes back.
 
         Args:
             examples: the example of each completion.
             completions: the texts.
+            completion_ids: their token ids, for functions that ask for them.
 
         Returns:
             One finite reward each.
 
         Raises:
-            UserError: the function raises, or returns the wrong number of values or something
-                other than finite numbers.
+            UserError: the function raises, takes longer than the time limit, or returns the wrong
+                number of values or something other than finite numbers.
         """
-        columns = {key: [e.columns.get(key) for e in examples] for key in examples[0].columns}
-        columns["answer"] = [e.answer for e in examples]
+        arguments = self._arguments(examples, completions, completion_ids)
+        argument, first = f"reward {self.name}", f"(first prompt {examples[0].prompt!r})"
         try:
-            values = self.function(
-                prompts=[e.prompt for e in examples], completions=list(completions), **columns
-            )
+            values = self._call(lambda: self.function(**arguments))
+        except ValuegradError:
+            raise
+        except TimeLimitPassed as error:
+            raise UserError(
+                argument,
+                f"{error} {first}",
+                "a function that scores every completion in time",
+                "mend the function, or raise --reward-timeout",
+            ) from error
         except Exception as error:
             raise UserError(
-                f"reward {self.name}",
-                f"{type(error).__name__}: {error} (first prompt {examples[0].prompt!r})",
+                argument,
+                f"{type(error).__name__}: {error} {first}",
                 "a function that scores every completion",
                 "mend the function",
             ) from error
         return self._checked(values, examples, completions)
+
+    def _call(self, function: Callable[[], object]) -> object:
+        main = threading.current_thread() is threading.main_thread()
+        if self.timeout is None or (self._own_limits and main):
+            return call(function)
+        try:
+            return call_within(self.timeout, function)
+        except NeedsMainThread:
+            if not main:
+                raise
+            # It keeps time itself, as math-verify does: TRL, too, would call it in this thread.
+            self._own_limits.append(True)
+            return call(function)
+
+    def _arguments(
+        self,
+        examples: Sequence[Example],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]] | None,
+    ) -> dict[str, object]:
+        names = dict.fromkeys(key for example in examples for key in example.columns)
+        extras: dict[str, object] = {
+            "trainer_state": None, "log_extra": _ignore, "log_metric": _ignore
+        }  # fmt: skip
+        if completion_ids is not None:
+            extras["completion_ids"] = [list(ids) for ids in completion_ids]
+        return {
+            **{name: extras[name] for name in extras if _accepts(self.function, name)},
+            **{name: [e.columns.get(name) for e in examples] for name in names},
+            "answer": [e.answer for e in examples],
+            "prompts": [e.prompt for e in examples],
+            "completions": list(completions),
+        }
 
     def _checked(
         self, values: object, examples: Sequence[Example], completions: Sequence[str]
@@ -85,7 +160,9 @@ class FunctionReward:
         argument, fix = f"reward {self.name}", "return one finite number per completion"
         try:
             rewards = list(values)  # type: ignore[call-overload]
-        except TypeError as error:
+            # Scalars of numpy and torch become Python's.
+            rewards = [v.item() if hasattr(v, "item") else v for v in rewards]
+        except (TypeError, ValueError, RuntimeError) as error:
             got = f"{type(values).__name__} for prompt {examples[0].prompt!r}"
             raise UserError(argument, got, "a list of numbers", fix) from error
         if len(rewards) != len(completions):
@@ -95,35 +172,87 @@ class FunctionReward:
         for value, example, completion in zip(rewards, examples, completions, strict=True):
             if not isinstance(value, numbers.Real) or not math.isfinite(value):
                 got = f"{value!r} for prompt {example.prompt!r}, completion {completion!r}"
-                raise UserError(argument, got, "a finite number", fix)
+                raise UserError(argument, got, "a finite number", _NONE if value is None else fix)
         return [float(value) for value in rewards]
 
 
-def reward_named(name: str) -> Exact | FunctionReward:
+_NONE = "return 0 where the function does not apply: there is no other reward to take its place"
+
+
+def _ignore(*_: object, **__: object) -> None:
+    pass
+
+
+def _accepts(function: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def probe_reward(task: Task) -> None:
+    """Call a task's reward on two prompts, before anything expensive is done.
+
+    Each is answered rightly and not at all. The token ids are made up: no model is there yet.
+
+    Args:
+        task: whose reward is tried.
+
+    Raises:
+        UserError: the function is unusable, or a right answer of a reward of valuegrad's own does
+            not earn 1.
+    """
+    if isinstance(task.reward, Exact):
+        return
+    examples = [e for e in (*task.evaluation, *task.train)[:2] for _ in range(2)]
+    completions = [e.answer if i % 2 == 0 else "" for i, e in enumerate(examples)]
+    values = task.reward(examples, completions, [list(c.encode()) for c in completions])
+    for example, completion, value in zip(examples, completions, values, strict=True):
+        if task.reward.binary and completion and value != 1:
+            raise UserError(
+                f"reward {task.reward.name}",
+                f"{value:g} for the right answer {completion!r} of prompt {example.prompt!r}",
+                "answers that this reward can read",
+                "name the field with --answer-field, or choose another --reward",
+            )
+
+
+def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward:
     """The reward that a name stands for.
 
     Args:
-        name: ``exact`` or ``module:function``; a module beside the working folder counts too.
+        name: ``exact``, ``number``, ``math`` or ``module:function``; a module beside the working
+            folder counts too.
+        timeout: the most seconds that a call of the function may take.
 
     Returns:
         The reward.
 
     Raises:
-        UserError: no such reward, or the function cannot be imported.
+        UserError: no such reward, the function cannot be imported, or math-verify is missing.
 
     Example:
         >>> reward_named("exact")
         Exact()
     """
+    check_positive("reward_timeout", timeout, f"use the default, {TIMEOUT:g}")
     if name == "exact":
         return Exact()
+    if name == "number":
+        return FunctionReward(name, number, binary=True, timeout=None)
+    if name == "math":
+        mathematics.check_installed()
+        return FunctionReward(name, mathematics.mathematics, binary=True, timeout=None)
     module, _, function = name.partition(":")
     if not module or not function:
-        raise UserError("reward", repr(name), "exact or module:function", "use one of those")
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "use one of those"
+        raise UserError("reward", repr(name), f"{', '.join(NAMES)} or module:function", fix)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module), function)
+        found = call(lambda: getattr(importlib.import_module(module), function))
     except Exception as error:
         raise UserError(
             "reward",
@@ -133,4 +262,4 @@ def reward_named(name: str) -> Exact | FunctionReward:
         ) from error
     if not callable(found):
         raise UserError("reward", f"{name!r}, a {type(found).__name__}", "a function", "name one")
-    return FunctionReward(name, found)
+    return FunctionReward(name, found, timeout=timeout)

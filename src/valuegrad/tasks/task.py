@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from valuegrad.tasks.rewards import Exact, FunctionReward
 
 Reward = Exact | FunctionReward
+MAX_TOKENS = 256
+# Share of generated problems that are held out, whatever the counts.
+HELD_OUT = 0.25
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,17 @@ class Task:
         train: the prompts that RL draws from.
         evaluation: the held-out prompts that every measurement uses; disjoint from `train`.
         reward: what a completion earns.
+        max_tokens: the most tokens a completion may have, its stop token included; None leaves it
+            to the answers (theirs where the reward is exact, `MAX_TOKENS` otherwise).
+        stop: a text of one token that ends a completion beside the model's own; None for none.
     """
 
     name: str
     train: tuple[Example, ...]
     evaluation: tuple[Example, ...]
     reward: Reward
+    max_tokens: int | None = None
+    stop: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -50,7 +58,8 @@ class Task:
             [(e.prompt, e.answer, dict(e.columns)) for e in split]
             for split in (self.train, self.evaluation)
         ]
-        text = json.dumps([rows, self.reward.identity], sort_keys=True, default=str)
+        limits = [x for x in (self.max_tokens, self.stop) if x is not None]
+        text = json.dumps([rows, self.reward.identity, *limits], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,0 +1,95 @@
+r"""The reward `number`: the last number of a completion equals the answer's last number.
+
+What is a number, and what it is worth:
+
+- digits with thousands separators (``1,234``, LaTeX ``1{,}234``), decimals (``3.50``, ``.5``) and
+  exponents (``2e-3``); a period that ends a sentence is none of its decimals;
+- a fraction ``1/2`` or ``\frac{1}{2}`` is its value, so it equals ``0.5``; ``2 1/2`` is 2.5; dates
+  such as ``9/11/2001`` are three numbers;
+- a sign counts where it touches the number (``-5``, ``-$5``, ``$-5``, ``−5``); right after a digit,
+  a letter or a bracket it is a minus between two numbers, so ``16-3`` ends in 3;
+- currency and percent signs are units and are left out: ``50%`` equals ``50``.
+
+Values are compared exactly, as fractions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+
+# A leading dot counts only where nothing before it makes it a full stop or an ellipsis.
+_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.)\]])\.[0-9]+"
+_NUMBER = re.compile(
+    rf"""
+    (?: (?<![\w)\]}}%.+-]) (?P<sign>[+-]) )?
+    (?: \\?[$€£¥] (?P<inner>-)? )?
+    (?:
+        (?P<whole>[0-9]+)[ ](?P<part>[0-9]+)/(?P<parts>[0-9]*[1-9][0-9]*)(?![\w/]|[.,][0-9])
+      | (?<!/) (?P<over>{_PLAIN})/(?P<under>{_PLAIN})(?![\w/]|[.,][0-9])
+      | (?P<plain>{_PLAIN}) (?P<exponent>[eE][+-]?[0-9]{{1,3}}(?!\w))?
+    )
+    """,
+    re.VERBOSE,
+)
+_FRACTION = re.compile(r"([0-9])?\\[dt]?frac\s*\{\s*([0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}")
+
+
+def number(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
+    """Reward 1 where the last number of a completion equals the answer's last number, else 0.
+
+    Args:
+        completions: the texts.
+        answer: the right answer of each, with at least one number.
+
+    Returns:
+        A reward each.
+
+    Example:
+        >>> number(["so she has $1,200.00.", "12 or 13"], ["#### 1200", "12"])
+        [1.0, 0.0]
+    """
+    pairs = zip(completions, answer, strict=True)
+    return [
+        float((found := last_number(completion)) is not None and found == last_number(right))
+        for completion, right in pairs
+    ]
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text, exactly; None where there is none.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Its value.
+
+    Example:
+        >>> last_number("16 - 3 = 13."), last_number("-1/2"), last_number("none")
+        (Fraction(13, 1), Fraction(-1, 2), None)
+    """
+    text = text.replace("−", "-").replace("{,}", ",")
+    text = _FRACTION.sub(lambda m: (f"{m[1]} " if m[1] else "") + f"{m[2]}/{m[3]}", text)
+    found = deque(_NUMBER.finditer(text), maxlen=1)
+    return _value(found[0]) if found else None
+
+
+def _value(match: re.Match[str]) -> Fraction:
+    if match["part"]:
+        size = int(match["whole"]) + Fraction(int(match["part"]), int(match["parts"]))
+    elif match["over"]:
+        over, under = _plain(match["over"]), _plain(match["under"])
+        # Nothing is worth x/0: what stands last is then the 0.
+        size = over / under if under else under
+    else:
+        size = _plain(match["plain"] + (match["exponent"] or ""))
+    return -size if "-" in (match["sign"], match["inner"]) else size
+
+
+def _plain(text: str) -> Fraction:
+    # Decimal reads any number of digits, where int refuses more than 4,300.
+    return Fraction(Decimal(text.replace(",", "")))
