@@ -1,12 +1,14 @@
 # make demo   pretrain a model, score its checkpoints, run GRPO from each, open the page
+# make demo-arithmetic   the same for answers of several tokens: two-digit addition
 # make test   the test suite
 # make check  what CI runs: lint, types, tests
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
+ARITHMETIC := runs/arithmetic
 
-.PHONY: setup demo test lint check bench clean
+.PHONY: setup demo demo-arithmetic test lint check bench clean
 
 setup: .venv/.ready
 
@@ -22,6 +24,10 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/valuegrad pretrain $(DEMO)/pretrain
 	$(BIN)/valuegrad study examples/demo.toml --out $(DEMO)/study
+
+demo-arithmetic: setup
+	$(BIN)/valuegrad pretrain $(ARITHMETIC)/pretrain --preset arithmetic
+	$(BIN)/valuegrad study examples/arithmetic.toml --out $(ARITHMETIC)/study
 
 test: setup
 	$(BIN)/python -m pytest

@@ -1,7 +1,11 @@
 """Tiny random checkpoints of five architectures, tasks on them, and a TRL trainer."""
 
 import functools
+import os
 import warnings
+
+# Before the hub's client is imported, which reads it then: no test depends on a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jaxtyping
 import pytest

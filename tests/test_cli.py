@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from valuegrad.cli import run
-from valuegrad.pretrain import standard_library
+from valuegrad.pretraining_text import standard_library
 from valuegrad.statement import inequality
 from valuegrad.verification.run import PARTS
 
@@ -167,7 +167,7 @@ def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, caps
         (["bound", "{}", "--temperature", "0"], "temperature: got 0"),
         (["bound", "{}", "--dtype", "bfloat16"], "--dtype: got 'bfloat16'"),
         (["bound", "{}", "--task", "label-cpoy"], "task: got 'label-cpoy'"),
-        (["pretrain", "x", "--preset", "huge"], "one of demo, small, medium, large"),
+        (["pretrain", "x", "--preset", "huge"], "one of demo, arithmetic, small, medium, large"),
     ],
 )
 def test_a_wrong_request_leaves_with_2_and_one_message(

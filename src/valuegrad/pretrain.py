@@ -10,21 +10,24 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
 from valuegrad.errors import RunError, UserError
-
-END = "<|endoftext|>"
-_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+from valuegrad.pretraining_text import (
+    END,
+    byte_level_bpe,
+    code_sequences,
+    problem_sequences,
+    standard_library,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Recipe:
         warmup: steps over which the learning rate rises.
         cooldown: share of the steps, at the end, over which it falls to a tenth.
         dtype: of the forward pass; the weights stay float32.
+        arithmetic: share of a batch's sequences that hold arithmetic problems of `digits` digits
+            instead of source code, one a line; with any, each digit is a token of its own.
+        digits: the most digits of an operand in these problems.
     """
 
     vocabulary: int
@@ -60,6 +66,13 @@ class Recipe:
     warmup: int = 50
     cooldown: float = 0.3
     dtype: str = "float32"
+    arithmetic: float = 0.0
+    digits: int = 2
+
+    def settings(self) -> dict[str, object]:
+        """What decides the weights, by name: the fields that are in use."""
+        unused = () if self.arithmetic else ("arithmetic", "digits")
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def rate(self, step: int) -> float:
         """The learning rate at a step: a linear rise, level, and a linear fall to a tenth."""
@@ -70,6 +83,9 @@ class Recipe:
 
 PRESETS = {
     "demo": Recipe(1024, 128, 4, 4, 256, 256, 4096, 600, 30, 5e-3, cooldown=0.6),
+    "arithmetic": Recipe(
+        1024, 128, 4, 4, 256, 256, 4096, 480, 40, 5e-3, cooldown=0.6, arithmetic=0.5
+    ),
     "small": Recipe(2048, 128, 4, 4, 384, 256, 8192, 4000, 200, 3e-3),
     "medium": Recipe(8192, 384, 8, 6, 1024, 512, 32768, 8000, 400, 2e-3, 200, 0.3, "bfloat16"),
     "large": Recipe(16384, 768, 12, 12, 2048, 1024, 131072, 10000, 500, 1e-3, 500, 0.3, "bfloat16"),
@@ -111,18 +127,14 @@ def pretrain(
     checkpoints = [
         folder / f"step{step}" for step in range(recipe.every, recipe.steps + 1, recipe.every)
     ]
-    _claim(folder, {"recipe": asdict(recipe), "seed": seed})
+    _claim(folder, {"recipe": recipe.settings(), "seed": seed})
     if all((path / "model.safetensors").is_file() for path in checkpoints):
         return checkpoints
     texts = standard_library()
-    tokenizer = byte_level_bpe(texts, recipe.vocabulary)
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-    end = tokenizer.get_vocab()[END]
-    encodings = tokenizer.encode_batch([texts[i] for i in order])
-    tokens = torch.tensor([t for encoding in encodings for t in (*encoding.ids, end)])
-    run = _Run(recipe, seed, torch.device(device), end)
+    tokenizer = byte_level_bpe(texts, recipe.vocabulary, single_digits=recipe.arithmetic > 0)
+    run = _Run(recipe, seed, torch.device(device), tokenizer.get_vocab()[END])
     step = run.resume(folder / "resume.pt")
-    batches = _batches(tokens, recipe, seed)
+    batches = _batches(tokenizer, texts, recipe, seed)
     for _ in range(step):
         next(batches)
     while step < recipe.steps:
@@ -135,44 +147,6 @@ def pretrain(
         progress(step, loss)
     (folder / "resume.pt").unlink(missing_ok=True)
     return checkpoints
-
-
-def standard_library() -> list[str]:
-    """The source files of the running Python's standard library, tests aside, in order of path.
-
-    Returns:
-        The texts.
-
-    Raises:
-        UserError: this Python comes without them.
-    """
-    root = Path(sysconfig.get_path("stdlib"))
-    texts = []
-    for path in sorted(root.rglob("*.py")):
-        if not _SKIPPED & set(path.relative_to(root).parts):
-            try:
-                texts.append(path.read_text("utf-8"))
-            except (UnicodeDecodeError, OSError):
-                continue
-    if sum(map(len, texts)) < 1_000_000:
-        raise UserError(
-            "pretrain", f"{len(texts)} source files in {root}", "the standard library's source",
-            "use a Python that ships it",
-        )  # fmt: skip
-    return texts
-
-
-def byte_level_bpe(texts: list[str], size: int) -> Tokenizer:
-    """Train a byte-level BPE of a given size, with one special token, `END`."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[END], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 class _Run:
@@ -247,17 +221,16 @@ class _Run:
         return int(whole["step"])
 
 
-def _batches(tokens: Tensor, recipe: Recipe, seed: int) -> Iterator[Tensor]:
-    """Endless batches of sequences, each with one token more to predict, reshuffled every epoch."""
-    rows, length = recipe.batch_tokens // recipe.sequence, recipe.sequence
-    generator = torch.Generator().manual_seed(seed)
-    waiting = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(waiting) < rows:
-            fresh = torch.randperm((len(tokens) - 1) // length, generator=generator)
-            waiting = torch.cat((waiting, fresh))
-        starts, waiting = waiting[:rows] * length, waiting[rows:]
-        yield tokens[starts[:, None] + torch.arange(length + 1)]
+def _batches(tokenizer: Tokenizer, texts: list[str], recipe: Recipe, seed: int) -> Iterator[Tensor]:
+    """Endless batches of sequences, each with one token more to predict."""
+    rows = recipe.batch_tokens // recipe.sequence
+    problems = round(recipe.arithmetic * rows)
+    code = code_sequences(tokenizer, texts, recipe.sequence, rows - problems, seed)
+    if not problems:
+        yield from code
+    arithmetic = problem_sequences(tokenizer, recipe.sequence, problems, recipe.digits, seed)
+    for both in zip(code, arithmetic, strict=True):
+        yield torch.cat(both)
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:

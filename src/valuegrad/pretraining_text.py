@@ -1,0 +1,98 @@
+"""What the embedded default is pretrained on: real source code, and arithmetic problems beside it.
+
+The code is the running Python's own standard library. The problems are of the training side of
+`valuegrad.tasks.arithmetic`, so that no pretrained model has seen a prompt that it is measured on.
+"""
+
+from __future__ import annotations
+
+import random
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from valuegrad.errors import UserError
+from valuegrad.tasks.arithmetic import training_problems
+
+END = "<|endoftext|>"
+_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+def standard_library() -> list[str]:
+    """The source files of the running Python's standard library, tests aside, in order of path.
+
+    Returns:
+        The texts.
+
+    Raises:
+        UserError: this Python comes without them.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    texts = []
+    for path in sorted(root.rglob("*.py")):
+        if not _SKIPPED & set(path.relative_to(root).parts):
+            try:
+                texts.append(path.read_text("utf-8"))
+            except (UnicodeDecodeError, OSError):
+                continue
+    if sum(map(len, texts)) < 1_000_000:
+        raise UserError(
+            "pretrain", f"{len(texts)} source files in {root}", "the standard library's source",
+            "use a Python that ships it",
+        )  # fmt: skip
+    return texts
+
+
+def byte_level_bpe(texts: list[str], size: int, *, single_digits: bool = False) -> Tokenizer:
+    """Train a byte-level BPE of a given size, with one special token, `END`."""
+    tokenizer = Tokenizer(models.BPE())
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    split = pre_tokenizers.Sequence([digits, bytes_])
+    tokenizer.pre_tokenizer = split if single_digits else bytes_
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[END], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def code_sequences(
+    tokenizer: Tokenizer, texts: list[str], length: int, rows: int, seed: int
+) -> Iterator[Tensor]:
+    """Endless batches of ``rows`` sequences of code, reshuffled every epoch.
+
+    A sequence has one token more than its length: the last one is only predicted.
+    """
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    end = tokenizer.get_vocab()[END]
+    encodings = tokenizer.encode_batch([texts[i] for i in order])
+    tokens = torch.tensor([t for encoding in encodings for t in (*encoding.ids, end)])
+    generator = torch.Generator().manual_seed(seed)
+    waiting = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(waiting) < rows:
+            fresh = torch.randperm((len(tokens) - 1) // length, generator=generator)
+            waiting = torch.cat((waiting, fresh))
+        starts, waiting = waiting[:rows] * length, waiting[rows:]
+        yield tokens[starts[:, None] + torch.arange(length + 1)]
+
+
+def problem_sequences(
+    tokenizer: Tokenizer, length: int, rows: int, digits: int, seed: int
+) -> Iterator[Tensor]:
+    """Endless batches of ``rows`` sequences of additions, one a line."""
+    problems = training_problems(random.Random(f"pretraining {seed}"), digits=digits)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < rows * (length + 1):
+            lines = [f"{e.prompt}{e.answer}\n" for e, _ in zip(problems, range(1000), strict=False)]
+            waiting += [t for found in tokenizer.encode_batch(lines) for t in found.ids]
+        used, waiting = waiting[: rows * (length + 1)], waiting[rows * (length + 1) :]
+        yield torch.tensor(used).view(rows, length + 1)
