@@ -15,9 +15,11 @@ from valuegrad.errors import UserError, ValuegradError
 from valuegrad.flags import (
     BUDGET,
     COMMON,
+    SAMPLING,
     TASK,
     BudgetFlags,
     CommonFlags,
+    SamplingFlags,
     TaskFlags,
     assignments,
     study_config,
@@ -28,19 +30,25 @@ from valuegrad.report.tables import predictor_table, score_table, study_table, t
 from valuegrad.study.config import StudyConfig, load_config
 from valuegrad.study.run import Outcome, run_study
 from valuegrad.theory_commands import bound_command, verify_command
+from valuegrad.trace_command import trace_command
 
 Flat = Parameter(name="*")
 Checkpoints = Annotated[
     list[str],
-    Parameter(name="CHECKPOINT", help="Folders or quoted globs of folders, such as 'runs/step*'."),
+    Parameter(
+        name="CHECKPOINT",
+        help="Folders, quoted globs such as 'runs/step*', or 'repo@revision*' on the hub.",
+    ),
 ]
 app = App(
     name="valuegrad",
     help="Which checkpoint will reinforcement learning improve most, by how much, and why.",
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
 )
 app.command(verify_command, name="verify")
 app.command(bound_command, name="bound")
+app.command(trace_command, name="trace")
 
 
 @app.command
@@ -82,6 +90,7 @@ def score(
     dtype: str = StudyConfig.dtype,
     task: Annotated[TaskFlags, Flat] = TASK,
     budget: Annotated[BudgetFlags, Flat] = BUDGET,
+    sampling: Annotated[SamplingFlags, Flat] = SAMPLING,
     common: Annotated[CommonFlags, Flat] = COMMON,
 ) -> int:
     """Measure each checkpoint and rank them by predicted gain; no RL is run.
@@ -95,16 +104,17 @@ def score(
         dtype: float32 or float64.
         task: the task.
         budget: the RL budget that the prediction is for.
+        sampling: rollouts, where the task has no closed form.
         common: shared flags.
     """
-    from valuegrad.study.output import write_prompts
-    from valuegrad.study.summary import rank
+    from valuegrad.study.output import write_score
+    from valuegrad.study.summary import rank, summarise
 
-    config = study_config(checkpoints, task, budget, site=site, alpha=alpha, dtype=dtype)
+    config = study_config(checkpoints, task, budget, sampling, site=site, alpha=alpha, dtype=dtype)
     with _folder(common) as folder:
         outcome = _run(config, folder, common, ("score",))
         if common.out is not None:
-            write_prompts(folder, outcome)
+            write_score(folder, summarise(config, outcome), outcome)
     scores = [m.measurements for m in outcome.measured]
     ranking = rank(scores)
     if common.json:
@@ -152,7 +162,7 @@ def train(
             "learning_rate": budget.learning_rate,
             "prompts_per_update": budget.prompts_per_update,
             "group_size": budget.group_size,
-            "engine": "one_token",
+            "engine": run["engine"],
         }
         for m in outcome.measured
         for run in m.runs
@@ -180,7 +190,8 @@ def pretrain(
 
     Args:
         folder: where the checkpoints go.
-        preset: demo, small, medium or large (1M to 100M parameters).
+        preset: demo, arithmetic (demo with problems to learn), small, medium or large (1M to 100M
+            parameters).
         seed: of initialisation and data order.
         common: shared flags.
     """
@@ -208,23 +219,24 @@ def checkpoints(
 ) -> int:
     """List what references resolve to, in the order in which a study takes them.
 
-    Example: ``valuegrad checkpoints 'runs/demo/step*'``
+    A repository alone lists all its revisions; no weights are downloaded.
+    Example: ``valuegrad checkpoints 'allenai/OLMo-2-0425-1B@stage1-step*'``
 
     Args:
-        references: folders or globs.
+        references: folders, globs, repositories or patterns of their revisions.
         common: shared flags.
     """
     from valuegrad.checkpoints import resolve
 
-    found = resolve(references)
+    names = ("revision", "step", "tokens", "commit")
     rows = [
-        {"checkpoint": c.name, "revision": c.revision, "step": c.step, "tokens": c.tokens}
-        for c in found
+        {"checkpoint": c.name, **{name: getattr(c, name) for name in names}}
+        for c in resolve(references, every_revision=True)
     ]
     if common.json:
         print_json(rows)
     else:
-        stdout.print(table(("checkpoint", "step", "tokens"), rows))
+        stdout.print(table(("checkpoint", "step", "tokens", "commit"), rows))
     return 0
 
 
@@ -272,8 +284,10 @@ def _run(
     hide_bars_of_transformers()
     with StderrProgress() as progress:
         return run_study(
-            config, folder, measurements=measurements, device=common.device, progress=progress
-        )
+            config, folder, measurements=measurements, device=common.device,
+            cache_limit=common.cache_bytes, trust_remote_code=common.trust_remote_code,
+            progress=progress,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from valuegrad.report.findings import prediction, ranks
 from valuegrad.report.page import page, specifications, write_report
 from valuegrad.study.predictors import DEFAULT, PREDICTORS
 
-TRAINED = ["predictors", "ranking", "gain", "scatter", "budgets", "z_scores"]
-UNTRAINED = ["ranking", "components"]
+TRAINED = ["predictors", "ranking", "gain", "scatter", "readiness", "budgets", "z_scores"]
+UNTRAINED = ["ranking", "readiness", "components"]
 HOSTILE = "<script>alert(1)</script>\"'&]]>"
 LAW = f"affine({DEFAULT})"
 COMPONENTS = (
@@ -38,6 +38,7 @@ def checkpoint(i: int, trained: bool) -> dict[str, Any]:
         **dict.fromkeys(COMPONENTS, 10.0 ** (i - 7)),
         "standard_errors": {"probe_step": 0.001},
     }  # fmt: skip
+    found["verdicts"] = {"ready": i, "solved": 1, "out of reach": 2}
     if trained:
         gains = [[0.1 * i, 0.12 * i], [0.11 * i, 0.13 * i]]
         found |= {
@@ -84,6 +85,10 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
         "combination": {DEFAULT: rho, "p_gap": None} if trained else {},
         "failures": {}, "seconds": {"score": 18.75, "train": 116.25 if trained else 0.0},
         "config": config, "checkpoints": checkpoints,
+        "prompts": [
+            {"prompt": "label = 'B'", "reward": 0.25, "readiness": 0.01, "verdict": "ready"},
+            {"prompt": "x" * 80, "reward": 0.01, "readiness": 0.0, "verdict": "out of reach"},
+        ],
     }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_a_checkpoint_that_fails_is_reported_and_the_rest_go_on(config, trajecto
 
 def test_a_request_that_fails_everywhere_leaves_nothing_behind(config, tmp_path):
     task = Path(load_config(config).task.name)
-    task.write_text('{"prompt": "a", "answer": "two words"}\n' + task.read_text())
-    with pytest.raises(UserError, match=r"answer 'two words': got the tokens .*exactly one token"):
+    task.write_text('{"prompt": "lab", "answer": "el"}\n' + task.read_text())
+    with pytest.raises(UserError, match=r"answer 'el': got the tokens .*the prompt's own tokens"):
         run_study(load_config(config), tmp_path / "out")
     assert not (tmp_path / "out").exists()

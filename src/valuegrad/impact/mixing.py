@@ -88,10 +88,13 @@ def mixing(
     shares /= shares.sum()
     likelihood = binom.pmf(values[:, None], rollouts, grid[None])
     weights = np.full(len(grid), 1 / len(grid)) if start is None else start.weights
+    kept, seen = shares[shares > 0], likelihood[shares > 0]
     for _ in range(ITERATIONS if start is None else ITERATIONS // 10):
         # Multiplicative, so that a whole step is two products with the likelihood.
-        weights = weights * ((shares / (likelihood @ weights)) @ likelihood)
+        weights = weights * ((kept / (seen @ weights)) @ seen)
     joint = likelihood * weights
+    # A count left out of the fit may be impossible under it: then every p was as likely before.
+    joint = np.where(joint.sum(1, keepdims=True) > 0, joint, likelihood)
     posterior = joint / joint.sum(1, keepdims=True)
     return Mixing(grid, weights, posterior[which])
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -77,13 +77,13 @@ def measure_rollouts(
             "raise --rollouts, or lower --group-size",
         )  # fmt: skip
     rewards = drawn.rewards.numpy()
-    binary = bool(np.isin(rewards, (0.0, 1.0)).all())
+    every = [rewards] if deeper is None else [rewards, deeper[1].rewards.numpy()]
+    binary = all(bool(np.isin(values, (0.0, 1.0)).all()) for values in every)
     shared = _reward_columns(rewards, alpha, group_size, binary)
     shared["entropy"] = _entropies(policy, drawn)
     states = _States(policy, site, methods, binary)
     difference = states.add(range(len(rewards)), drawn)
     if deeper is not None:
-        # Their success probabilities are a population of their own.
         difference = max(difference, states.add(*deeper))
     uncertain = dict(shared)
     if binary:
@@ -117,13 +117,21 @@ class _States:
     def __init__(self, policy: Policy, site: Site, methods: Sequence[Method], binary: bool) -> None:
         self.policy, self.site, self.methods, self.binary = policy, site, methods, binary
         self.found: dict[Method, list[tuple[np.ndarray, Columns]]] = {m: [] for m in methods}
+        self.populations: dict[Method, PopulationAdvantages] = {}
 
     def add(self, prompts: Sequence[int], drawn: Rollouts) -> float:
         """Measure the states that groups share; returns the difference in log-probability."""
         scores, logp = prompt_state_scores(self.policy, drawn, self.site)
         difference = check_log_probabilities(self.policy, drawn, logp)
-        for m, columns in state_columns(scores, drawn.rewards, self.methods, self.binary).items():
-            self.found[m].append((np.array(prompts), columns))
+        populations = None
+        if self.populations:
+            # A completion has one advantage at all of its states: its prompt's.
+            populations = {m: p.at(list(prompts)) for m, p in self.populations.items()}
+        else:
+            self.populations = sampled_populations(drawn.rewards, self.methods, self.binary)
+        columns = state_columns(scores, drawn.rewards, self.methods, self.binary, populations)
+        for m in self.methods:
+            self.found[m].append((np.array(prompts), columns[m]))
         return difference
 
     def means(self, method: Method) -> Columns:
@@ -142,6 +150,7 @@ def state_columns(
     rewards: Float[Tensor, "N n"],
     methods: Sequence[Method],
     binary: bool,
+    populations: Mapping[Method, PopulationAdvantages] | None = None,
 ) -> dict[Method, Columns]:
     """Slope, Σ, alignment and both Λ of each state, by method.
 
@@ -150,6 +159,8 @@ def state_columns(
         rewards: of each rollout.
         methods: which critic-free methods.
         binary: whether every reward is 0 or 1.
+        populations: for deeper states the advantages of their prompts, from `sampled_populations`
+            of other rollouts; None where these are the prompts' own rollouts.
 
     Returns:
         Columns as `summarise` takes them.
@@ -157,24 +168,20 @@ def state_columns(
     wide, r = scores.double().cpu(), rewards.double()
     squared = squared_norm(wide, r).numpy()
     gram = (wide @ wide.mT).numpy()
-    values = r.numpy()
+    values, own = r.numpy(), populations is None
+    populations = populations or sampled_populations(r, methods, binary)
     if binary:
         fit = mixing(_successes(values), values.shape[1])
         probability = fit.expected(fit.grid)
     result = {}
     for m in methods:
+        slope, baseline = populations[m].slope.numpy(), populations[m].baseline.numpy()
+        aligned = slope * squared
         if binary:
-            slope = _expected_slope(fit, values, m)
-            baseline = _baseline(values, probability, m)
-            error = two_valued_costate_error(
-                gram,
-                values,
-                probability,
-                PopulationAdvantages(*map(torch.from_numpy, (slope, baseline))),
-            )
-            aligned = slope * squared
+            error = two_valued_costate_error(gram, values, probability, populations[m])
         else:
-            slope, baseline, aligned = _general_slope(wide, r, squared, m)
+            if m == "grpo" and own:
+                aligned = _own_alignment(wide, r)
             error = costate_error(gram, values, squared, slope, baseline)
         result[m] = {
             "slope": slope,
@@ -186,43 +193,52 @@ def state_columns(
     return result
 
 
-def _expected_slope(fit: Mixing, values: np.ndarray, method: Method) -> np.ndarray:
-    """E[slope | k]: 1/(σ + ξ) over the values that p may have, for grpo."""
-    if method == "grpo":
-        return fit.expected(1 / (np.sqrt(fit.grid * (1 - fit.grid)) + XI))
-    return np.full(len(values), _common_slope(values, method))
+def sampled_populations(
+    rewards: Float[Tensor, "N n"], methods: Sequence[Method], binary: bool
+) -> dict[Method, PopulationAdvantages]:
+    """Slope and baseline of each prompt's advantages by method, from its rollouts.
+
+    Args:
+        rewards: one group a prompt.
+        methods: which critic-free methods.
+        binary: whether every reward is 0 or 1; then 1/(σ + ξ) is its expectation over the values
+            that p may have.
+
+    Returns:
+        The limit of `advantages` for large groups, estimated; a prompt whose rewards are all equal
+        has slope 0 with ``grpo`` where they are not binary.
+    """
+    values = rewards.double().numpy()
+    mean = values.mean(1)
+    own = np.ones(len(values))
+    if binary:
+        fit = mixing(_successes(values), values.shape[1])
+        mean = fit.expected(fit.grid)
+        own = fit.expected(1 / (np.sqrt(fit.grid * (1 - fit.grid)) + XI))
+    elif "grpo" in methods:
+        own = np.where(np.ptp(values, axis=1) > 0, 1 / (values.std(1, ddof=1) + XI), 0.0)
+    whole = float(1 / (values.std() + XI))
+    found = {}
+    for m in methods:
+        slope = {"grpo": own, "ppo": np.full(len(values), whole)}.get(m, np.ones(len(values)))
+        baseline = {"reinforce": np.zeros(len(values)), "ppo": np.full(len(values), values.mean())}
+        found[m] = PopulationAdvantages(
+            torch.from_numpy(slope), torch.from_numpy(baseline.get(m, mean))
+        )
+    return found
 
 
-def _common_slope(values: np.ndarray, method: Method) -> float:
-    return float(1 / (values.std() + XI)) if method == "ppo" else 1.0
-
-
-def _baseline(values: np.ndarray, mean: np.ndarray, method: Method) -> np.ndarray:
-    if method == "reinforce":
-        return np.zeros(len(values))
-    return np.full(len(values), values.mean()) if method == "ppo" else mean
-
-
-def _general_slope(
-    scores: Float[Tensor, "N n D"], r: Float[Tensor, "N n"], squared: np.ndarray, method: Method
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _own_alignment(scores: Float[Tensor, "N n D"], r: Float[Tensor, "N n"]) -> np.ndarray:
+    """E[‖G‖²/(σ + ξ)] where σ and G are of the same rollouts."""
     values = r.numpy()
-    baseline = _baseline(values, values.mean(1), method)
-    if method != "grpo":
-        slope = np.full(len(values), _common_slope(values, method))
-        return slope, baseline, slope * squared
-
-    def slopes(part: slice) -> np.ndarray:
-        deviation: np.ndarray = values[:, part].std(1, ddof=1)
-        return 1 / (deviation + XI)
 
     def aligned(part: slice) -> np.ndarray:
         # A group of equal rewards has no signal, whatever 1/ξ makes of rounding.
         spread = np.ptp(values[:, part], axis=1) > 0
-        found = squared_norm(scores[:, part], r[:, part]).numpy()
-        return np.where(spread, slopes(part) * found, 0.0)
+        slope = 1 / (values[:, part].std(1, ddof=1) + XI)
+        return np.where(spread, slope * squared_norm(scores[:, part], r[:, part]).numpy(), 0.0)
 
-    return slopes(slice(None)), baseline, half_sample_corrected(aligned, values.shape[1])
+    return half_sample_corrected(aligned, values.shape[1])
 
 
 def half_sample_corrected(estimate: Callable[[slice], np.ndarray], n: int) -> np.ndarray:

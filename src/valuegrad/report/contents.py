@@ -26,6 +26,12 @@ FORMS = {
 }
 """What each law says, by the first part of its name."""
 
+READINESS = (
+    "A group whose completions all earn the same teaches nothing. Where that is more likely than "
+    "not, a prompt is solved or out of reach; the rest is ready. Every prompt of every checkpoint "
+    "is in readiness.parquet, those to train on first."
+)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -61,6 +67,7 @@ def contents(document: Document) -> dict[str, Any]:
         "laws": _laws(document, predicted),
         "combination": _combination(document),
         "explain_gap": _gap_needs_explaining(document),
+        "readiness_note": READINESS,
         "failures": document["failures"],
         "settings": _settings(document),
         "config": json.dumps(document["config"], indent=2, sort_keys=True),

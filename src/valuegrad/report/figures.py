@@ -22,6 +22,7 @@ from valuegrad.report.findings import (
     why_undefined,
 )
 from valuegrad.report.gain_figures import gain, scatter, z_scores
+from valuegrad.report.readiness_figures import readiness
 from valuegrad.report.theme import (
     CHOSEN,
     INK,
@@ -53,10 +54,11 @@ def figures(document: Document) -> dict[str, ChartType]:
 
     Returns:
         The charts by name, in reading order: ``predictors``, ``ranking``, ``gain``, ``scatter``,
-        ``budgets`` and ``z_scores``; ``ranking`` and ``components`` where RL was not run.
+        ``readiness``, ``budgets`` and ``z_scores``; ``ranking``, ``readiness`` and ``components``
+        where RL was not run.
     """
-    trained = [predictors, ranking, gain, scatter, budgets, z_scores]
-    charts = trained if document["trained"] else [ranking, components]
+    trained = [predictors, ranking, gain, scatter, readiness, budgets, z_scores]
+    charts = trained if document["trained"] else [ranking, readiness, components]
     return {chart.__name__: themed(chart(document)) for chart in charts}
 
 

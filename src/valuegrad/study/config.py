@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from valuegrad.errors import UserError, check_positive
 from valuegrad.policy import DTYPES
+from valuegrad.sampling import Sampling
 from valuegrad.tasks.build import TaskSettings
 from valuegrad.training.settings import Budget
 
@@ -23,9 +24,10 @@ class StudyConfig:
     """Everything that decides the result of a study.
 
     Attributes:
-        checkpoints: references: folders or globs of folders.
+        checkpoints: references: folders, globs of folders, or ``repo@pattern*`` on the hub.
         task: what to learn.
         budget: the RL budget, its method included.
+        sampling: how the task is measured where it has no closed form.
         site: where value gradients and costates live.
         alpha: tilt of the headroom.
         dtype: of the arithmetic.
@@ -34,6 +36,7 @@ class StudyConfig:
     checkpoints: tuple[str, ...]
     task: TaskSettings = field(default_factory=TaskSettings)
     budget: Budget = field(default_factory=Budget)
+    sampling: Sampling = field(default_factory=Sampling)
     site: int | str = "final"
     alpha: float = 5.0
     dtype: str = "float32"
@@ -126,11 +129,12 @@ def _explained(error: ValidationError, source: str) -> UserError:
 
 
 def _known_keys(section: list[str]) -> list[str]:
-    owner: Any = {"task": TaskSettings, "budget": Budget}.get(section[-1] if section else "")
+    owners = {"task": TaskSettings, "budget": Budget, "sampling": Sampling}
+    owner: Any = owners.get(section[-1] if section else "")
     return [f.name for f in fields(owner or StudyConfig)]
 
 
 # pydantic reads a plain dataclass's settings from this attribute: unknown keys are refused.
-for _owner in (TaskSettings, Budget, StudyConfig):
+for _owner in (TaskSettings, Budget, Sampling, StudyConfig):
     _owner.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]
 _ADAPTER = TypeAdapter(StudyConfig)

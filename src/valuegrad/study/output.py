@@ -12,16 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from valuegrad.errors import UserError
-from valuegrad.report.page import write_report
+from valuegrad.report.page import draw, write_report
+from valuegrad.report.readiness_figures import readiness
 from valuegrad.study.records import to_json, write_atomically
 from valuegrad.study.run import Outcome
 
 SUMMARY = "study.json"
 PROMPTS = "prompts.parquet"
+READINESS = "readiness.parquet"
 
 
 def write_study(folder: Path, document: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Write ``study.json``, ``prompts.parquet``, the figures and the page.
+    """Write ``study.json``, ``prompts.parquet``, ``readiness.parquet``, the figures and the page.
 
     Args:
         folder: the study folder.
@@ -68,17 +70,46 @@ def rebuild_report(folder: Path) -> dict[str, Any]:
     return _with_report(folder, document)
 
 
+def write_score(folder: Path, document: Mapping[str, Any], outcome: Outcome) -> None:
+    """Write the per-prompt rows of scores, and the figure of which prompts are ready.
+
+    Args:
+        folder: of the records.
+        document: from `summarise`.
+        outcome: the records behind it.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
+    write_prompts(folder, outcome)
+    draw(readiness(json.loads(to_json(document))), folder, "readiness")
+
+
 def write_prompts(folder: Path, outcome: Outcome) -> None:
-    """Write one row a checkpoint and held-out prompt, with every per-prompt measurement."""
-    tables = []
+    """Write one row a checkpoint and held-out prompt: every measurement, and which to train on."""
+    every, ready = [], []
     for measured in outcome.measured:
         if rows := measured.score.get("rows"):
-            names = [measured.checkpoint.name] * len(rows["prompt"])
-            tables.append(pa.table({"checkpoint": names, **rows}))
-    if tables:
-        buffer = io.BytesIO()
-        pq.write_table(pa.concat_tables(tables), buffer)
-        write_atomically(folder / PROMPTS, buffer.getvalue())
+            whole = pa.table(
+                {"checkpoint": [measured.checkpoint.name] * len(rows["prompt"]), **rows}
+            )
+            every.append(whole)
+            ready.append(_by_readiness(whole, measured.score["method"]))
+    for name, tables in ((PROMPTS, every), (READINESS, ready)):
+        if tables:
+            buffer = io.BytesIO()
+            pq.write_table(pa.concat_tables(tables), buffer)
+            write_atomically(folder / name, buffer.getvalue())
+
+
+def _by_readiness(rows: pa.Table, method: str) -> pa.Table:
+    """The prompts of a checkpoint, those with the most signal × headroom first."""
+    signal = f"alignment:{method}"
+    kept = rows.select(
+        ["checkpoint", "prompt", "verdict", "readiness", "reward", signal, "headroom"]
+    )
+    kept = kept.rename_columns([*kept.column_names[:5], "signal", "headroom"])
+    return kept.sort_by([("readiness", "descending")])
 
 
 def _with_report(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -88,5 +119,6 @@ def _with_report(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
         "figures": [str(folder / name) for name in written["figures"]],
         "records": str(folder / "records"),
         "prompts": str(folder / PROMPTS),
+        "readiness": str(folder / READINESS),
     }
     return document

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
+from valuegrad.impact.readiness import VERDICTS
 from valuegrad.score import probe_updates
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.laws import MARGIN, Law, affine, proportional, saturating
@@ -37,8 +38,8 @@ def summarise(config: StudyConfig, outcome: Outcome) -> dict[str, Any]:
     Returns:
         The JSON document of ``valuegrad study`` but for the paths: ``ranking``, ``best``,
         ``predictors``, ``laws``, ``checkpoints``, and beside the contract ``rank_intervals``,
-        ``best_probability``, ``trained``, ``failures`` and ``seconds``. Undefined values are NaN,
-        with reasons beside them.
+        ``best_probability``, ``prompts`` (of the best), ``trained``, ``failures``, ``seconds``.
+        Undefined values are NaN, with reasons beside them.
     """
     measured = outcome.measured
     scores = [m.score for m in measured]
@@ -63,6 +64,7 @@ def summarise(config: StudyConfig, outcome: Outcome) -> dict[str, Any]:
             "train": sum(m.seconds[1] for m in measured),
         },
         "config": asdict(config),
+        "prompts": _prompts(measured[order[0]]),
     }
     if gains is not None:
         document["predictors"] = {name: _predictor(name, scores, gains) for name in PREDICTORS}
@@ -72,6 +74,13 @@ def summarise(config: StudyConfig, outcome: Outcome) -> dict[str, Any]:
         _checkpoint(m, None if gains is None else gains[i]) for i, m in enumerate(measured)
     ]
     return document
+
+
+def _prompts(measured: Measured) -> list[dict[str, Any]]:
+    """Every prompt of a checkpoint, with its signal × headroom."""
+    names = ("prompt", "reward", "readiness", "verdict")
+    columns = [measured.score["rows"][name] for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def rank(scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -159,7 +168,8 @@ def _combination(scores: Sequence[dict[str, Any]], gains: FloatArray) -> dict[st
 
 
 def _checkpoint(measured: Measured, gains: FloatArray | None) -> dict[str, Any]:
-    score = measured.measurements
+    found = measured.score["rows"]["verdict"]
+    score = measured.measurements | {"verdicts": {v: found.count(v) for v in VERDICTS}}
     if gains is None:
         return score
     by_updates = dict(zip(measured.runs[0]["updates"], gains.mean(0).tolist(), strict=True))
