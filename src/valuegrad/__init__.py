@@ -8,33 +8,47 @@ from valuegrad.bound import bound_points, summarise_bounds
 from valuegrad.checkpoints import Checkpoint, parse_revision, resolve
 from valuegrad.credit.costates import Costates, costates, costates_at
 from valuegrad.credit.covariance import inner_product, squared_norm
+from valuegrad.credit.exact_answers import AnswerGradients, answer_gradients
 from valuegrad.credit.relaxed import RelaxedCostates, gumbel_noise, relaxed_costates
 from valuegrad.credit.rollout_gradient import sampled_value_gradient
 from valuegrad.credit.sampling_gap import SamplingGap, sampling_gap
+from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.credit.theorem_one import TheoremOne, theorem_one
 from valuegrad.credit.value_gradient import value_gradient
 from valuegrad.errors import RunError, UserError, ValuegradError
 from valuegrad.headroom import headroom
-from valuegrad.impact import Impact, measure
+from valuegrad.held_out import held_out_rewards
+from valuegrad.impact.exact_answers import measure_exact_answers
+from valuegrad.impact.one_token import measure
+from valuegrad.impact.sampled import measure_rollouts
+from valuegrad.impact.summary import Impact
 from valuegrad.policy import Policy, load_policy
 from valuegrad.probe import Probe, probe
+from valuegrad.rollouts import Rollouts, rollouts
+from valuegrad.sampling import Sampling
 from valuegrad.score import Score, score
 from valuegrad.statement import Statement
 from valuegrad.study.laws import Law, tilt
 from valuegrad.study.statistics import Correlation, correlate
+from valuegrad.tasks.arithmetic import arithmetic
+from valuegrad.tasks.completion_prompts import CompletionPrompts, completion_prompts
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.rewards import Exact, FunctionReward
 from valuegrad.tasks.task import Example, Task
+from valuegrad.trace import Trace, TracedToken, trace
+from valuegrad.training.engine import train
 from valuegrad.training.objective import grpo_objective
-from valuegrad.training.one_token import Training, train
+from valuegrad.training.one_token import Training
 from valuegrad.training.settings import Budget
 from valuegrad.verification.run import verify
 
 __all__ = [
     "METHODS",
+    "AnswerGradients",
     "Budget",
     "Checkpoint",
+    "CompletionPrompts",
     "Correlation",
     "Costates",
     "Exact",
@@ -46,33 +60,45 @@ __all__ = [
     "PopulationAdvantages",
     "Probe",
     "RelaxedCostates",
+    "Rollouts",
     "RunError",
+    "Sampling",
     "SamplingGap",
     "Score",
     "Statement",
     "Task",
     "TheoremOne",
+    "Trace",
+    "TracedToken",
     "Training",
     "UserError",
     "ValuegradError",
     "advantages",
+    "answer_gradients",
+    "arithmetic",
     "bound_points",
+    "completion_prompts",
     "correlate",
     "costates",
     "costates_at",
     "grpo_objective",
     "gumbel_noise",
     "headroom",
+    "held_out_rewards",
     "inner_product",
     "jsonl_task",
     "label_copy",
     "load_policy",
     "measure",
+    "measure_exact_answers",
+    "measure_rollouts",
     "parse_revision",
     "population_advantages",
     "probe",
+    "prompt_state_scores",
     "relaxed_costates",
     "resolve",
+    "rollouts",
     "sampled_value_gradient",
     "sampling_gap",
     "score",
@@ -80,6 +106,7 @@ __all__ = [
     "summarise_bounds",
     "theorem_one",
     "tilt",
+    "trace",
     "train",
     "value_gradient",
     "verify",
