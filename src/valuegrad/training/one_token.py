@@ -18,7 +18,7 @@ from torch import Tensor
 
 from valuegrad.advantages import advantages, zero_spread
 from valuegrad.errors import RunError
-from valuegrad.impact import expected_rewards
+from valuegrad.impact.one_token import expected_rewards
 from valuegrad.policy import Policy, check_full_precision, final_states, logits
 from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
@@ -36,6 +36,7 @@ class Training:
         reward_before: mean held-out reward before the first update, reward units.
         rewards_after: the same after each number of updates in ``budget.updates``.
         zero_spread_groups: share of all groups whose actions earned the same.
+        engine: what ran it.
     """
 
     seed: int
@@ -43,6 +44,7 @@ class Training:
     reward_before: float
     rewards_after: tuple[float, ...]
     zero_spread_groups: float
+    engine: str = "one_token"
 
     @property
     def gains(self) -> tuple[float, ...]:
@@ -94,7 +96,7 @@ def train(
     parameters = [p for p in learner.model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=budget.learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    drawn = _prompt_order(len(prompts), budget.prompts_per_update, generator)
+    drawn = prompt_order(len(prompts), budget.prompts_per_update, generator)
     before = float(expected_rewards(policy, held_out).mean())
     after: list[float] = []
     equal_groups = groups = 0
@@ -114,7 +116,7 @@ def train(
             if done in budget.updates:
                 after.append(float(expected_rewards(learner, held_out).mean()))
                 if not math.isfinite(after[-1]):
-                    raise _out_of_numbers(budget)
+                    raise out_of_numbers(budget)
         equal_groups += batch.equal_groups
         groups += len(batch.rows)
     return Training(seed, budget, before, tuple(after), equal_groups / groups)
@@ -155,7 +157,7 @@ class _Batch:
 
     def _draw(self, log_p: Tensor, generator: torch.Generator) -> None:
         if not torch.isfinite(log_p.exp()).all():
-            raise _out_of_numbers(self.budget)
+            raise out_of_numbers(self.budget)
         size = self.budget.group_size
         drawn = torch.multinomial(log_p.exp().cpu(), size, replacement=True, generator=generator)
         self.actions = drawn.to(log_p.device)
@@ -165,14 +167,15 @@ class _Batch:
         self.logp_old = log_p.gather(1, self.actions).view(-1, 1)
 
 
-def _out_of_numbers(budget: Budget) -> RunError:
+def out_of_numbers(budget: Budget) -> RunError:
+    """What a run ends with whose policy has left the finite numbers."""
     return RunError(
         f"the policy left the finite numbers at learning rate {budget.learning_rate}; "
         "lower --learning-rate and run again"
     )
 
 
-def _prompt_order(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+def prompt_order(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """Endless batches of prompts, every prompt once before any comes again."""
     waiting: list[int] = []
     while True:

@@ -28,6 +28,10 @@ class Budget:
         kl: the penalty over the whole vocabulary (``exact``), or its k3 estimate from the drawn
             actions as in TRL (``k3``).
         max_gradient_norm: gradients longer than this are scaled down to it.
+        engine: ``one_token``, the own loop, which needs answers of one token; ``trl``, TRL's
+            GRPOTrainer; or ``auto``, the own loop where it can and TRL everywhere else.
+        lora_rank: rank of the LoRA matrices that learn in the place of the weights (TRL only); 0
+            trains the weights themselves.
 
     Raises:
         UserError: a value out of range.
@@ -49,6 +53,8 @@ class Budget:
     beta: float = 0.0
     kl: Literal["exact", "k3"] = "exact"
     max_gradient_norm: float = 1.0
+    engine: Literal["auto", "one_token", "trl"] = "auto"
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         check_method(self.method)
@@ -57,7 +63,7 @@ class Budget:
             got, wanted = str(list(updates)), "increasing whole numbers from 1"
             raise UserError("updates", got, wanted, "for example 10,20,25,30")
         least_of = {"seeds": 1, "seed": 0, "prompts_per_update": 1, "inner_epochs": 1}
-        for name, least in {**least_of, "group_size": 2}.items():
+        for name, least in {**least_of, "group_size": 2, "lora_rank": 0}.items():
             if getattr(self, name) < least:
                 raise UserError(name, str(getattr(self, name)), f"{least} or more", "raise it")
         for name in ("learning_rate", "clip", "max_gradient_norm"):
@@ -66,6 +72,8 @@ class Budget:
             raise UserError("beta", str(self.beta), "0 or more", "use 0 for no penalty")
         if self.kl not in ("exact", "k3"):
             raise UserError("kl", repr(self.kl), "exact or k3", "choose one")
+        if self.engine not in ("auto", "one_token", "trl"):
+            raise UserError("engine", repr(self.engine), "auto, one_token or trl", "choose one")
 
     @property
     def mean_updates(self) -> float:
