@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.advantages import Method, advantages, population_advantages
+from valuegrad.advantages import Method, advantages, population_advantages, zero_spread
 from valuegrad.credit.exact_answers import answer_values, log_answer_values
+from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.credit.value_gradient import FORWARD_TOKENS
 from valuegrad.policy import Policy, logits
 from valuegrad.probe import Update, add_gradients, length, moving_parameters
@@ -44,6 +45,9 @@ def exact_update(policy: Policy, prompts: CompletionPrompts, method: Method) -> 
 def sampled_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
     """A method's own update from rollouts: the mean of Â_i ∇ log π(o_i|q).
 
+    A group's mean holds the rollout's own reward, which shrinks the update of ``grpo`` and
+    ``dr_grpo`` by 1 − 1/n: that is made up for, so that it is as long as `exact_update`'s.
+
     Args:
         policy: the policy, in float32 or float64.
         drawn: groups of 4 rollouts or more of each prompt.
@@ -57,7 +61,10 @@ def sampled_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
     size = drawn.rewards.shape[1]
     halves = []
     for part in (slice(0, size // 2), slice(size // 2, size)):
-        weight = advantages(drawn.rewards[:, part], method) / drawn.rewards[:, part].numel()
+        rewards = drawn.rewards[:, part]
+        weight = advantages(rewards, method) / rewards.numel()
+        if method in ("grpo", "dr_grpo"):
+            weight *= rewards.shape[1] / (rewards.shape[1] - 1)
         gradients = [torch.zeros_like(p) for p in parameters]
         _accumulate(policy, _part(drawn, part), weight, parameters, gradients)
         halves.append(gradients)
@@ -66,6 +73,40 @@ def sampled_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
     mean = [a.add_(b).div_(2) for a, b in zip(first, second, strict=True)]
     norm = inner**0.5 if inner >= 0 else float("nan")
     return Update(parameters, mean, norm, drawn.rewards.mean(1).to(policy.device))
+
+
+def reweighted_gradients(
+    policy: Policy, drawn: Rollouts, method: Method, parameters: list[Tensor]
+) -> list[Tensor]:
+    """The gradients of a method's update where the parameters have moved, from earlier rollouts.
+
+    Each rollout weighs as much more as it has become more likely, its group's weights adding up to
+    1, and the advantages take the mean and deviation with these weights.
+
+    Args:
+        policy: the policy, moved a little from where it drew them.
+        drawn: the rollouts.
+        method: the critic-free method.
+        parameters: what the update moves.
+
+    Returns:
+        One gradient a parameter. At the place of the draws those of `sampled_update`, but for their
+        length, which Adam's step does not see.
+    """
+    with torch.no_grad():
+        _, logp = prompt_state_scores(policy, drawn, "final")
+    share = (logp.cpu() - drawn.logp).softmax(1)
+    rewards, size = drawn.rewards, drawn.rewards.shape[1]
+    mean = (share * rewards).sum(1)
+    variance = (share * (rewards - mean[:, None]).square()).sum(1) * size / (size - 1)
+    population = population_advantages(mean, variance, method)
+    signal = population.slope[:, None] * (rewards - population.baseline[:, None])
+    if method not in ("ppo", "reinforce"):
+        signal = torch.where(zero_spread(rewards)[:, None], 0.0, signal)
+    gradients = [torch.zeros_like(p) for p in parameters]
+    weight = share * signal / len(rewards)
+    _accumulate(policy, _part(drawn, slice(None)), weight, parameters, gradients)
+    return gradients
 
 
 def _part(drawn: Rollouts, part: slice) -> list[list[tuple[tuple[int, ...], int]]]:

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from valuegrad.advantages import Method
-from valuegrad.completion_probe import exact_update, sampled_update
+from valuegrad.completion_probe import exact_update, reweighted_gradients, sampled_update
 from valuegrad.credit.exact_answers import answer_values
 from valuegrad.errors import UserError
 from valuegrad.impact.exact_answers import measure_exact_answers
@@ -23,7 +23,7 @@ from valuegrad.impact.one_token import expected_rewards, measure
 from valuegrad.impact.sampled import measure_rollouts
 from valuegrad.impact.summary import Impact
 from valuegrad.policy import Policy, Site
-from valuegrad.probe import Probe, conditional_update, move
+from valuegrad.probe import Probe, conditional_update, walk
 from valuegrad.rollouts import Rollouts, rollouts
 from valuegrad.sampling import Sampling
 from valuegrad.tasks.completion_prompts import CompletionPrompts, completion_prompts, one_token
@@ -109,7 +109,7 @@ def estimate(
     # A score is a prediction of RL on this task, so the prompts that RL draws from must fit too.
     if how == "vocabulary":
         one_token_prompts(policy, task.train, task.reward)
-        return _over_vocabulary(policy, task, budget, distance, site, alpha)
+        return _over_vocabulary(policy, task, budget, distance, site, alpha, sampling)
     completion_prompts(policy, task, task.train)
     prompts = completion_prompts(policy, task, task.evaluation)
     way = _by_teacher_forcing if how == "teacher-forced" else _by_rollouts
@@ -117,15 +117,19 @@ def estimate(
 
 
 def _over_vocabulary(
-    policy: Policy, task: Task, budget: Budget, distance: float, site: Site, alpha: float
-) -> Estimate:
+    policy: Policy, task: Task, budget: Budget, distance: float, site: Site, alpha: float,
+    sampling: Sampling,
+) -> Estimate:  # fmt: skip
     prompts = one_token_prompts(policy, task.evaluation, task.reward)
     update = conditional_update(policy, prompts, budget.method)
     impacts = measure(
         policy, prompts, states=update.states, site=site, alpha=alpha,
         group_size=budget.group_size,
     )  # fmt: skip
-    probed = move(update, lambda: expected_rewards(policy, prompts), [distance])
+    probed = walk(
+        update, lambda: conditional_update(policy, prompts, budget.method).gradients,
+        lambda: expected_rewards(policy, prompts), distance, sampling.steps(one_token=True),
+    )  # fmt: skip
     return Estimate("vocabulary", impacts, probed)
 
 
@@ -141,7 +145,10 @@ def _by_teacher_forcing(
         policy, prompts, site=site, alpha=alpha, group_size=budget.group_size, drawn=drawn
     )
     update = exact_update(policy, prompts, budget.method)
-    probed = move(update, lambda: answer_values(policy, prompts), [distance])
+    probed = walk(
+        update, lambda: exact_update(policy, prompts, budget.method).gradients,
+        lambda: answer_values(policy, prompts), distance, _steps(prompts, sampling),
+    )  # fmt: skip
     return Estimate("teacher-forced", impacts, probed, drawn)
 
 
@@ -162,7 +169,15 @@ def _by_rollouts(
         return _draw(policy, prompts, sampling, sampling.rollouts, 1).rewards.mean(1)
 
     update = dataclasses.replace(update, reward=rewards())
-    return Estimate("sampled", impacts, move(update, rewards, [distance]), drawn, difference)
+    probed = walk(
+        update, lambda: reweighted_gradients(policy, drawn, budget.method, update.parameters),
+        rewards, distance, _steps(prompts, sampling),
+    )  # fmt: skip
+    return Estimate("sampled", impacts, probed, drawn, difference)
+
+
+def _steps(prompts: CompletionPrompts, sampling: Sampling) -> int:
+    return sampling.steps(one_token=prompts.max_tokens == 1)
 
 
 def _draw(

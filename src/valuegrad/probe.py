@@ -3,7 +3,8 @@
 The alignment of Eq. 24 compares costate and value gradient as if hidden states could move freely.
 They move through the parameters, so the first-order gain is the same product under the network's
 tangent kernel. One backward pass of the conditional update and one forward pass measure it, in the
-optimiser's metric: Adam's first step is the sign of the gradient where that exceeds its ε.
+optimiser's metric: Adam's first step is the sign of the gradient where that exceeds its ε. Where
+the reward bends within the distance, the move is made of several steps.
 
 N prompts · K distances
 """
@@ -171,13 +172,54 @@ def move(
     Returns:
         Rewards before and after each move, and the length of the gradient.
     """
-    direction = [g.div_(g.abs().add_(ADAM_EPSILON)) for g in update.gradients]
+    direction = _direction(update.gradients)
     update.gradients.clear()
     after = []
     for distance in distances:
         with _moved(update.parameters, direction, distance):
             after.append(rewards())
     return Probe(tuple(distances), update.reward, torch.stack(after), update.gradient_norm)
+
+
+def walk(
+    update: Update,
+    again: Callable[[], list[Tensor]],
+    rewards: Callable[[], Float[Tensor, " N"]],
+    distance: float,
+    steps: int,
+) -> Probe:
+    """Go a distance in equal steps, the update formed anew after each but the last.
+
+    One straight step overshoots where the reward bends within the distance; RL does not, for it
+    looks again after every update.
+
+    Args:
+        update: the first; its gradients are used up, the parameters are as they were afterwards.
+        again: forms the gradients where the parameters are.
+        rewards: measures the reward per prompt where the parameters are.
+        distance: how far to go in all, above 0: learning rate × updates.
+        steps: how many steps to make of it, 1 or more.
+
+    Returns:
+        Rewards before and after, and the length of the first gradient.
+    """
+    saved = [p.data for p in update.parameters]
+    try:
+        for step in range(steps):
+            gradients = again() if step else update.gradients
+            for p, d in zip(update.parameters, _direction(gradients), strict=True):
+                p.data = torch.add(p.data, d, alpha=distance / steps)
+        after = rewards()
+    finally:
+        for p, old in zip(update.parameters, saved, strict=True):
+            p.data = old
+    update.gradients.clear()
+    return Probe((distance,), update.reward, after[None], update.gradient_norm)
+
+
+def _direction(gradients: list[Tensor]) -> list[Tensor]:
+    """Adam's first step: the sign of a gradient where that exceeds ε; in the gradients' place."""
+    return [g.div_(g.abs().add_(ADAM_EPSILON)) for g in gradients]
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from valuegrad.errors import UserError
 
+# The reward of several tokens bends more: their probabilities multiply.
+LONGER_STEPS = 4
 Estimator = Literal["auto", "closed-form", "sampled"]
 
 
@@ -20,6 +22,8 @@ class Sampling:
         rollouts: completions drawn of each prompt; at least 4, and the group size.
         branch: deeper states of each prompt that get rollouts of their own.
         rollout_seed: of the draws.
+        probe_steps: steps that the probe's move is made of, its update formed anew after each; by
+            default 1 for one-token answers and 4 for longer ones.
 
     Raises:
         UserError: a value out of range.
@@ -33,12 +37,18 @@ class Sampling:
     rollouts: int = 32
     branch: int = 0
     rollout_seed: int = 0
+    probe_steps: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"rollouts": 4, "branch": 0, "rollout_seed": 0}
+        least = {"rollouts": 4, "branch": 0, "rollout_seed": 0, "probe_steps": 1}
         for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise UserError(name, str(getattr(self, name)), f"{lowest} or more", "raise it")
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise UserError(name, str(value), f"{lowest} or more", "raise it")
         known = get_args(Estimator)
         if self.estimator not in known:
             raise UserError("estimator", repr(self.estimator), " or ".join(known), "choose one")
+
+    def steps(self, one_token: bool) -> int:
+        """How many steps the probe's move is made of."""
+        return self.probe_steps or (1 if one_token else LONGER_STEPS)

@@ -163,4 +163,7 @@ def probe_updates(budget: Budget) -> float:
 
 
 def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    # Prompts that all say the same, as without any success, do not say how sure that is.
+    if np.ptp(values) == 0:
+        return math.nan
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
