@@ -1,7 +1,6 @@
 """The reward `number`: what the last number of a text is, and GSM8K under it."""
 
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,11 +9,8 @@ import pytest
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.number import last_number, number
 
-# The file of the GSM8K test split, where there is one: VALUEGRAD_GSM8K, or beside the repository.
-GSM8K = Path(
-    os.environ.get("VALUEGRAD_GSM8K")
-    or Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
-)
+# GSM8K's test split (Cobbe et al. 2021), MIT licence beside it.
+GSM8K = Path(__file__).parents[1] / "data" / "gsm8k" / "test.jsonl"
 # Problems of our own in its format.
 ROWS = [
     ("A box holds 4 rows of 6 eggs. How many eggs?", "4 rows of 6 are 4*6=<<4*6=24>>24.\n#### 24"),
@@ -27,8 +23,6 @@ ROWS = [
 
 
 def rows_of_gsm8k():
-    if not GSM8K.is_file():
-        pytest.skip(f"no GSM8K at {GSM8K}; VALUEGRAD_GSM8K names another place")
     return [json.loads(line) for line in GSM8K.read_text("utf-8").splitlines()]
 
 
