@@ -86,7 +86,7 @@ def mixing(
     shares = np.bincount(which).astype(float)
     shares[values == without] -= 1
     shares /= shares.sum()
-    likelihood = binom.pmf(values[:, None], rollouts, grid[None])
+    likelihood = np.asarray(binom.pmf(values[:, None], rollouts, grid[None]))
     weights = np.full(len(grid), 1 / len(grid)) if start is None else start.weights
     kept, seen = shares[shares > 0], likelihood[shares > 0]
     for _ in range(ITERATIONS if start is None else ITERATIONS // 10):

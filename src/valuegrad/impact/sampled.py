@@ -3,7 +3,8 @@
 A group of n rollouts shares the prompt's last state, so it gives G there for free; deeper states
 get groups of their own. Σ is the U-centred estimate of `squared_norm`. What bends in the reward's
 distribution (headroom, 1/σ, norms) has no unbiased estimate: with rewards 0 or 1 it is expected
-over the fitted mixture of success probabilities (`mixing`), otherwise corrected by half samples.
+over the fitted mixture of success probabilities (`mixing`, `signal_slopes`), otherwise corrected by
+half samples.
 
 N prompts · n rollouts of each · D width
 """
@@ -28,6 +29,7 @@ from valuegrad.headroom import headroom
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
 from valuegrad.impact.exact_answers import state_entropies
 from valuegrad.impact.mixing import Mixing, mixing, pseudo_values
+from valuegrad.impact.signal_slopes import inverse_deviation, signal_slopes
 from valuegrad.impact.summary import Columns, Impact, check_settings, summarise, tilted_columns
 from valuegrad.policy import Policy, Site, final_states
 from valuegrad.rollouts import Rollouts, check_log_probabilities
@@ -178,6 +180,8 @@ def state_columns(
         slope, baseline = populations[m].slope.numpy(), populations[m].baseline.numpy()
         aligned = slope * squared
         if binary:
+            if m == "grpo" and own:
+                aligned = signal_slopes(fit, _successes(values), values.shape[1]) * squared
             error = two_valued_costate_error(gram, values, probability, populations[m])
         else:
             if m == "grpo" and own:
@@ -214,7 +218,7 @@ def sampled_populations(
     if binary:
         fit = mixing(_successes(values), values.shape[1])
         mean = fit.expected(fit.grid)
-        own = fit.expected(1 / (np.sqrt(fit.grid * (1 - fit.grid)) + XI))
+        own = fit.expected(inverse_deviation(fit.grid))
     elif "grpo" in methods:
         own = np.where(np.ptp(values, axis=1) > 0, 1 / (values.std(1, ddof=1) + XI), 0.0)
     whole = float(1 / (values.std() + XI))

@@ -1,0 +1,68 @@
+"""E[‖G‖²/(σ + ξ)] over prompts, from counts of successes and unbiased estimates of ‖G‖².
+
+G = p (1 − p) (m₁ − m₀), m_r the mean score vector given the reward. Given the count k, the unbiased
+estimate of ‖G‖² is c(k) times one of D = ‖m₁ − m₀‖², and c(k) Bin(k; n, p) is (p (1 − p))² times
+Bin(k − 2; n − 4, p). So weights v(k) give the right mean, whatever D is as a function of p, if
+
+    Σ_k v(k) Bin(k − 2; n − 4, p) = 1/(σ(p) + ξ)    for every p.
+
+E[1/(σ + ξ) | k] solves it only on average over prompts, and only where D does not depend on p.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import binom
+
+from valuegrad.advantages import XI
+from valuegrad.impact.mixing import FloatArray, Mixing
+
+# What leaving E[1/σ | k] costs beside a squared relative error: far below this, noise outweighs it.
+RIDGE = 3e-3
+
+
+def inverse_deviation(p: FloatArray) -> FloatArray:
+    """1/(σ + ξ) of a reward that is 1 with probability p and 0 otherwise."""
+    found: FloatArray = 1 / (np.sqrt(p * (1 - p)) + XI)
+    return found
+
+
+def signal_slopes(fit: Mixing, successes: FloatArray, rollouts: int) -> FloatArray:
+    """v(k) of each prompt: what to multiply its unbiased estimate of ‖G‖² by.
+
+    The equation above in relative least squares over the values of p that the counts allow, from
+    E[1/(σ + ξ) | k] on and no further from it than it must be.
+
+    Args:
+        fit: of the success probabilities.
+        successes: k of each prompt.
+        rollouts: n, 4 or more.
+
+    Returns:
+        One factor a prompt; 0 for counts below 2 of either outcome, whose estimate of ‖G‖² is 0.
+
+    Example:
+        >>> from valuegrad.impact.mixing import mixing
+        >>> counts = np.array([1, 6, 8, 10])
+        >>> signal_slopes(mixing(counts, 16), counts, 16).round(1)
+        array([0. , 2.1, 1.9, 2. ])
+    """
+    n, grid, weights = rollouts, fit.grid[1:-1], fit.weights[1:-1]
+    wanted = inverse_deviation(grid)
+    likelihood = np.asarray(binom.pmf(np.arange(n + 1)[:, None], n, grid))
+    given = likelihood / likelihood.sum(1, keepdims=True)
+    # Where prompts may be: each count with every p that explains it, less where k < 2 is the rule.
+    share = np.asarray(binom.pmf(np.arange(n + 1)[:, None], n, fit.grid)) @ fit.weights
+    where = (share @ given) * np.minimum(1, n * grid) * np.minimum(1, n * (1 - grid))
+    joint = likelihood[2:-2] * weights
+    # A count that the fit rules out.
+    joint = np.where(joint.sum(1, keepdims=True) > 0, joint, given[2:-2])
+    start = joint @ wanted / joint.sum(1)
+    chance = np.asarray(binom.pmf(np.arange(n - 3)[:, None], n - 4, grid))
+    root = np.sqrt(where / where.sum())[:, None]
+    relative = (chance * start[:, None] / wanted).T
+    system, missing = root * relative, root[:, 0] * (1 - relative.sum(1))
+    change = np.linalg.solve(system.T @ system + RIDGE * np.eye(len(start)), system.T @ missing)
+    every = np.zeros(n + 1)
+    every[2:-2] = start * (1 + change)
+    return np.asarray(every[np.asarray(successes)])
