@@ -167,6 +167,7 @@ def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, caps
         (["bound", "{}", "--temperature", "0"], "temperature: got 0"),
         (["bound", "{}", "--dtype", "bfloat16"], "--dtype: got 'bfloat16'"),
         (["bound", "{}", "--task", "label-cpoy"], "task: got 'label-cpoy'"),
+        (["pretrain", __file__], "a file; wanted an empty or a new folder"),
         (["pretrain", "x", "--preset", "huge"], "one of demo, arithmetic, small, medium, large"),
     ],
 )

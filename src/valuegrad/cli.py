@@ -95,7 +95,7 @@ def score(
 ) -> int:
     """Measure each checkpoint and rank them by predicted gain; no RL is run.
 
-    Example: ``valuegrad score 'runs/demo/step*' --task label-copy --learning-rate 1e-4``
+    Example: ``valuegrad score 'runs/demo/pretrain/step*' --task label-copy --learning-rate 1e-4``
 
     Args:
         checkpoints: what to measure.
@@ -121,8 +121,25 @@ def score(
         print_json(scores)
     else:
         stdout.print(score_table(ranking))
-        stdout.print(f"RL is predicted to help most from [bold]{ranking[0]['checkpoint']}[/bold]")
+        stdout.print(_verdict(ranking))
+    for row in scores:
+        if (row["truncated"] or 0) > 0.5:
+            print(
+                f"valuegrad: {row['truncated']:.0%} of the completions of {row['label']} were cut "
+                "off at the most tokens; --stop ends them earlier, --max-tokens later",
+                file=sys.stderr,
+            )
     return _finish(outcome)
+
+
+def _verdict(ranking: Sequence[dict[str, Any]]) -> str:
+    """What a ranking says, and no more."""
+    best = ranking[0]
+    if not (best["probe_step"] or 0) > 0:
+        return "No checkpoint shows a signal that RL could follow on this task"
+    if len(ranking) == 1:
+        return "probe_step: the reward change that a noise-free update of this budget brings"
+    return f"RL is predicted to help most from [bold]{best['checkpoint']}[/bold]"
 
 
 @app.command
@@ -137,7 +154,7 @@ def train(
 ) -> int:
     """Run GRPO from each checkpoint and print the reward before and after each budget.
 
-    Example: ``valuegrad train runs/demo/step400 --task label-copy --updates 10,20 --seeds 3``
+    Example: ``valuegrad train runs/demo/pretrain/step400 --task label-copy --updates 10,20``
 
     Args:
         checkpoints: where to start.
@@ -186,7 +203,7 @@ def pretrain(
 ) -> int:
     """Pretrain a small model on the standard library's source, with checkpoints along the way.
 
-    A finished run is left as it is. Example: ``valuegrad pretrain runs/demo``
+    A finished run is left as it is. Example: ``valuegrad pretrain runs/demo/pretrain``
 
     Args:
         folder: where the checkpoints go.

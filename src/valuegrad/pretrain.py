@@ -244,8 +244,8 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
                 "a new folder, or the same preset and seed", "name another folder",
             )  # fmt: skip
         return
-    if folder.is_dir() and any(folder.iterdir()):
-        got = f"{folder}, which holds other files"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        got = f"{folder}, a file" if folder.is_file() else f"{folder}, which holds other files"
         raise UserError("DIR", got, "an empty or a new folder", "name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(text, "utf-8")

@@ -29,7 +29,7 @@ FORMS = {
 READINESS = (
     "A group whose completions all earn the same teaches nothing. Where that is more likely than "
     "not, a prompt is solved or out of reach; the rest is ready. Every prompt of every checkpoint "
-    "is in readiness.parquet, those to train on first."
+    "is in readiness.parquet, those that RL can learn most from first."
 )
 
 

@@ -91,7 +91,7 @@ def _title(document: Document) -> str:
 def _subtitle(document: Document) -> str:
     counts = _chosen(document)
     return (
-        f"There {counts[READY]} prompts give a group something to compare more often than not, "
+        f"A group there earns different rewards more often than not on {counts[READY]} prompts; "
         f"{counts[SOLVED]} are solved, {counts[OUT_OF_REACH]} out of reach."
     )
 

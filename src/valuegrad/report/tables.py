@@ -26,7 +26,8 @@ def score_table(scores: Sequence[Row]) -> Table:
     Returns:
         A table to print.
     """
-    columns = ("reward_before", "probe_step", "±", "p_alignment", "headroom", "p_gap")
+    # What fits 80 columns whole; the JSON holds everything.
+    columns = ("reward_before", "probe_step", "±", "headroom", "p_alignment")
     rows = [{**s, "±": s["standard_errors"].get("probe_step")} for s in scores]
     return table(("rank", "label", *columns), [{"rank": i, **r} for i, r in enumerate(rows, 1)])
 
