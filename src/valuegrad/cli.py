@@ -353,6 +353,6 @@ def run(arguments: Sequence[str]) -> int:
         print(f"valuegrad: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("valuegrad: stopped; the same command goes on from here", file=sys.stderr)
+        print("valuegrad: stopped; with --out the same command goes on from here", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
