@@ -122,6 +122,8 @@ def score(
     else:
         stdout.print(score_table(ranking))
         stdout.print(_verdict(ranking))
+        if common.out is not None:
+            stdout.print(f"{common.out / 'readiness.parquet'} and readiness.png", soft_wrap=True)
     for row in scores:
         if (row["truncated"] or 0) > 0.5:
             print(
