@@ -27,9 +27,7 @@ from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import Costates, costates_at
 from valuegrad.credit.covariance import inner_product
 from valuegrad.errors import UserError, check_positive
-from valuegrad.headroom import headroom
-from valuegrad.impact.mixing import mixing
-from valuegrad.impact.sampled import LEAST, half_sample_corrected
+from valuegrad.impact.sampled import LEAST, sampled_headrooms
 from valuegrad.policy import Policy, Site
 from valuegrad.sites import check_site
 
@@ -240,15 +238,8 @@ class _Groups:
 def _headroom(rewards: np.ndarray, alpha: float) -> float:
     if not len(rewards):
         return math.nan
-    n = rewards.shape[1]
-    if np.isin(rewards, (0.0, 1.0)).all():
-        fit = mixing(rewards.sum(1).round().astype(int), n)
-        p = torch.from_numpy(np.stack((fit.grid, 1 - fit.grid), 1))
-        outcomes = torch.tensor([[1.0, 0.0]]).double().expand_as(p)
-        return float(fit.expected(headroom(outcomes, alpha, p).numpy()).mean())
-    values = torch.from_numpy(rewards)
-    corrected = half_sample_corrected(lambda part: headroom(values[:, part], alpha).numpy(), n)
-    return float(corrected.mean())
+    binary = bool(np.isin(rewards, (0.0, 1.0)).all())
+    return float(sampled_headrooms(rewards, alpha, binary).mean())
 
 
 def _transport_share(costates: Costates, credited: Bool[Tensor, " B"]) -> float:

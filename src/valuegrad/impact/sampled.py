@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -107,6 +108,36 @@ def _successes(rewards: np.ndarray) -> np.ndarray:
     return np.asarray(rewards.sum(1).round().astype(int))
 
 
+def sampled_headrooms(values: np.ndarray, alpha: float, binary: bool) -> np.ndarray:
+    """H_α of each prompt from its rollouts (Eq. 28), bias-corrected.
+
+    Args:
+        values: rewards, one row a prompt.
+        alpha: the tilt.
+        binary: whether every reward is known to be 0 or 1.
+
+    Returns:
+        With binary rewards the expectation over the fitted success probabilities, else corrected by
+        half samples.
+    """
+    if binary:
+        return _expected_headroom(_fit(values), alpha)
+    rewards = torch.from_numpy(values)
+    return half_sample_corrected(
+        lambda part: headroom(rewards[:, part], alpha).numpy(), values.shape[1]
+    )
+
+
+def _fit(values: np.ndarray) -> Mixing:
+    return _fit_to(tuple(_successes(values).tolist()), values.shape[1])
+
+
+@lru_cache(maxsize=4)
+def _fit_to(counts: tuple[int, ...], rollouts: int) -> Mixing:
+    # Headroom, slopes and errors of one measurement rest on the same fit.
+    return mixing(np.array(counts), rollouts)
+
+
 def _expected_headroom(fit: Mixing, alpha: float) -> np.ndarray:
     outcome = torch.tensor([[1.0, 0.0]]).double().expand(len(fit.grid), 2)
     p = torch.from_numpy(np.stack((fit.grid, 1 - fit.grid), 1))
@@ -173,7 +204,7 @@ def state_columns(
     values, own = r.numpy(), populations is None
     populations = populations or sampled_populations(r, methods, binary)
     if binary:
-        fit = mixing(_successes(values), values.shape[1])
+        fit = _fit(values)
         probability = fit.expected(fit.grid)
     result = {}
     for m in methods:
@@ -216,7 +247,7 @@ def sampled_populations(
     mean = values.mean(1)
     own = np.ones(len(values))
     if binary:
-        fit = mixing(_successes(values), values.shape[1])
+        fit = _fit(values)
         mean = fit.expected(fit.grid)
         own = fit.expected(inverse_deviation(fit.grid))
     elif "grpo" in methods:
@@ -277,13 +308,7 @@ def _reward_columns(values: np.ndarray, alpha: float, group_size: int, binary: b
         "pass_at_k": 1 - _none_of(n - (values >= 1).sum(1), n, group_size),
         "zero_spread": _equal(values, group_size),
     }
-    if binary:
-        columns["headroom"] = _expected_headroom(mixing(_successes(values), n), alpha)
-    else:
-        rewards = torch.from_numpy(values)
-        columns["headroom"] = half_sample_corrected(
-            lambda part: headroom(rewards[:, part], alpha).numpy(), n
-        )
+    columns["headroom"] = sampled_headrooms(values, alpha, binary)
     log_tilts = np.log(np.exp(tilts - top).mean(1)) + top
     return columns | tilted_columns(alpha, log_tilts, columns["reward"])
 
