@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -66,6 +68,32 @@ def test_train_prints_a_row_per_seed_and_budget(checkpoint, flags, capsys):
     for row in rows:
         assert set(row) >= TRAIN_KEYS
         assert row["gain"] == pytest.approx(row["reward_after"] - row["reward_before"])
+
+
+def test_train_prints_the_mean_of_several_seeds(checkpoint, flags, capsys):
+    assert run(["train", str(checkpoint("gpt2")), *flags, "--seeds", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert run(["train", str(checkpoint("gpt2")), *flags, "--seeds", "2"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    means = [line.split() for line in printed if " mean " in line]
+    gains = [[row["gain"] for row in rows if row["updates"] == k] for k in (1, 2)]
+    assert [float(line[5]) for line in means] == pytest.approx([*map(np.mean, gains)], rel=1e-2)
+    deviations = [np.std(gain, ddof=1) for gain in gains]
+    assert [float(line[6]) for line in means] == pytest.approx(deviations, rel=1e-2)
+    assert run(["train", str(checkpoint("gpt2")), *flags, "--seeds", "1"]) == 0
+    assert "mean" not in capsys.readouterr().out
+
+
+def test_scores_of_one_folder_may_come_one_by_one(checkpoint, flags, tmp_path, capsys):
+    first, second = str(checkpoint("gpt2")), str(checkpoint("llama"))
+    for folders in ([first], [second], [first]):
+        assert run(["score", *folders, *flags, "--out", str(tmp_path / "out")]) == 0
+        capsys.readouterr()
+    for name in ("readiness", "prompts"):
+        rows = pq.read_table(tmp_path / "out" / f"{name}.parquet").to_pydict()
+        counts = Counter(rows["checkpoint"])
+        assert set(counts) == {first, second}
+        assert counts[first] == counts[second] == len(set(rows["prompt"]))
 
 
 def test_study_writes_the_page_and_its_json(checkpoint, flags, task_file, tmp_path, capsys):
@@ -141,11 +169,15 @@ def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, caps
         (["scor"], "Did you mean"),
         (["score"], "requires an argument"),
         (["score", "{}", "--updtes", "3"], "Did you mean"),
-        (["score", "{}", "--updates", "ten"], "updates"),
-        (["score", "{}", "--updates", "3,2"], "updates: got"),
-        (["score", "{}", "--method", "grop"], "method"),
-        (["score", "{}", "--site", "9"], "site: got '9'; wanted one of embedding, 0, 1, final"),
-        (["score", "{}", "--alpha", "0"], "alpha: got 0"),
+        (["score", "{}", "--updates", "3,ten"], "--updates: got '3,ten'; wanted a whole number"),
+        (["score", "{}", "--updates", "3,2"], "--updates: got"),
+        (["score", "{}", "--method", "grop"], "--method: got 'grop'.*did you mean 'grpo'"),
+        (["score", "{}", "--group-size", "many"], "--group-size: got 'many'; wanted a whole num"),
+        (["score", "{}", "--learning-rate", "-1"], "--learning-rate: got -1.0; wanted a number ab"),
+        (["score", "{}", "--site", "9"], "--site: got '9'; wanted one of embedding, 0, 1, final"),
+        (["score", "{}", "--alpha", "0"], "--alpha: got 0"),
+        (["score", "{}", "--digits", "3"], "--digits: got 3; wanted none for label-copy"),
+        (["score", "{}", "--out", "{}/config.json/x"], "--out: got .* below the file"),
         (["score", "{}", "--dtype", "int4"], "dtype: got 'int4'"),
         (["score", "{}", "--device", "tpu9"], "device: got 'tpu9'"),
         (["score", "{}", "--task", "label-cpoy"], "task: got 'label-cpoy'"),
@@ -153,7 +185,7 @@ def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, caps
         (["score", "{}", "--out", "{}"], "holds something else"),
         (["score", "none*"], "matches no folder"),
         (["train", "none"], "neither a folder here"),
-        (["train", "{}", "--seeds", "0"], "seeds: got 0"),
+        (["train", "{}", "--seeds", "0"], "--seeds: got 0"),
         (["study", "none.toml"], "CONFIG: got none.toml"),
         (["report", "none"], "STUDY_DIR: got none"),
         (["verify"], "requires an argument"),

@@ -216,7 +216,7 @@ def test_the_command_prints_a_table(checkpoint, capsys):
         (["--prompt", "x", "--site", "9"], "site: got '9'; wanted one of embedding, 0, 1, final"),
         (["--prompt", "x", "--advantage", "0"], r"advantage: got 0\.0"),
         (["--prompt", "x", "--advantage", "inf"], "advantage: got inf"),
-        (["--prompt", "x", "--max-tokens", "0"], "max_tokens: got 0; wanted 1 or more"),
+        (["--prompt", "x", "--max-tokens", "0"], "--max-tokens: got 0; wanted 1 or more"),
         (["--prompt", "x", "--dtype", "int4"], "dtype: got 'int4'"),
         (["--prompt", "x", "--out", "{}/config.json"], "--out: got .*a file; wanted a folder"),
     ],

@@ -15,6 +15,7 @@ from valuegrad.errors import UserError, ValuegradError
 from valuegrad.flags import (
     BUDGET,
     COMMON,
+    FLAGS,
     SAMPLING,
     TASK,
     BudgetFlags,
@@ -24,6 +25,7 @@ from valuegrad.flags import (
     assignments,
     study_config,
 )
+from valuegrad.messages import as_flag, wrong_flag
 from valuegrad.output import hide_bars_of_transformers, print_json, stdout
 from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import predictor_table, score_table, study_table, table, train_table
@@ -348,8 +350,13 @@ def run(arguments: Sequence[str]) -> int:
         code = app(
             list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
         )
-    except (CycloptsError, UserError) as error:
-        print(f"valuegrad: {error}", file=sys.stderr)
+    except CycloptsError as error:
+        print(f"valuegrad: {wrong_flag(error)}", file=sys.stderr)
+        return 2
+    except UserError as error:
+        # A study's settings are keys of its file, whose names stay.
+        flags = FLAGS if arguments[0] != "study" else ()
+        print(f"valuegrad: {as_flag(error, flags)}", file=sys.stderr)
         return 2
     except ValuegradError as error:
         print(f"valuegrad: {error}", file=sys.stderr)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal  # noqa: F401 (annotations of Budget are read here)
 
-from cyclopts import Parameter, Token
+from cyclopts import CoercionError, Parameter, Token
 
 from valuegrad.advantages import Method  # noqa: F401 (annotations of Budget are read here)
 from valuegrad.errors import UserError
 from valuegrad.hub.room import parse_size
+from valuegrad.output import check_folder
 from valuegrad.sampling import Estimator, Sampling  # noqa: F401 (annotations are read here)
 from valuegrad.study.config import StudyConfig
 from valuegrad.tasks.build import TaskSettings
@@ -20,7 +21,10 @@ from valuegrad.training.settings import Budget
 
 
 def _numbers(type_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return tuple(int(part) for token in tokens for part in token.value.split(","))
+    parts = [part for token in tokens for part in token.value.split(",")]
+    if not all(part.strip().isdecimal() for part in parts):
+        raise CoercionError(token=tokens[0], target_type=int)
+    return tuple(map(int, parts))
 
 
 def _texts(type_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -83,12 +87,19 @@ class CommonFlags:
     cache_limit: str | None = None
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        if self.out is not None:
+            check_folder("--out", self.out)
+
     @property
     def cache_bytes(self) -> int | None:
         """The limit in bytes, None for no limit."""
         return None if self.cache_limit is None else parse_size("--cache-limit", self.cache_limit)
 
 
+# Settings and the flags that name them, where a study's file has them as keys.
+_KEYS = {f.name for owner in (Budget, TaskSettings, Sampling) for f in fields(owner)}
+FLAGS = frozenset({"site", "alpha", "dtype", "device", "task", *_KEYS} - {"name"})
 BUDGET, TASK, COMMON = BudgetFlags(), TaskFlags(), CommonFlags()
 SAMPLING = SamplingFlags()
 

@@ -48,7 +48,6 @@ def verify_command(
         dtype: float64, in which identities hold to rounding.
         common: shared flags.
     """
-    check_out(common)
     hide_bars_of_transformers()
     one = one_checkpoint(checkpoint)
     check_code(one, common.trust_remote_code)
@@ -110,7 +109,6 @@ def bound_command(
         task: the task.
         common: shared flags.
     """
-    check_out(common)
     for flag, value in (("--positions", positions), ("--examples", examples)):
         if value < 1:
             raise UserError(flag, str(value), "1 or more", "leave it out for the default")
@@ -159,12 +157,6 @@ def _write(common: CommonFlags, points: list[dict[str, Any]], summary: dict[str,
     data = common.out / "bound.json"
     write_atomically(data, to_json([*points, summary]))
     return [str(data), *draw(bound_chart(points, summary), common.out, "bound")]
-
-
-def check_out(common: CommonFlags) -> None:
-    """Refuse an ``--out`` that is a file."""
-    if common.out is not None and common.out.exists() and not common.out.is_dir():
-        raise UserError("--out", f"{common.out}, a file", "a folder", "name a folder")
 
 
 def load(checkpoint: Checkpoint, common: CommonFlags, dtype: str) -> Policy:

@@ -14,7 +14,7 @@ from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import TABLE_ROWS, trace_table
 from valuegrad.report.trace_text import finding, site_name
 from valuegrad.study.records import to_json, write_atomically
-from valuegrad.theory_commands import Flat, check_out, load, one_checkpoint
+from valuegrad.theory_commands import Flat, load, one_checkpoint
 from valuegrad.trace import MAX_TOKENS, Trace, trace, trace_document
 
 
@@ -47,7 +47,6 @@ def trace_command(
         dtype: float32, float64, bfloat16 or float16.
         common: shared flags.
     """
-    check_out(common)
     hide_bars_of_transformers()
     one = one_checkpoint(checkpoint)
     check_code(one, common.trust_remote_code)

@@ -110,3 +110,24 @@ def test_flags_lie_on_top_of_the_file(tmp_path):
     assert (config.budget.seeds, config.task.prompts, config.alpha) == (5, 8, 5.0)
     with pytest.raises(UserError, match=r"CONFIG: got .*none\.toml"):
         load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha": "x"}, "config: alpha: got 'x'; wanted a number. Fix: .* the default is 5.0"),
+        ({"site": 1.5}, "config: site: got 1.5; wanted a whole number"),
+        ({"task": "label-copy"}, "config: task: got 'label-copy'; wanted a table of keys"),
+        ({"checkpoints": "runs/x"}, "checkpoints: got 'runs/x'; wanted a list in brackets"),
+        ({"task": {"name": 3}}, "config: task.name: got 3; wanted a text in quotes"),
+        ({"budget": {"seeds": 1.5}}, "config: budget.seeds: got 1.5; wanted a whole number"),
+        ({"budget": {"updates": 10}}, r"budget.updates: got 10; .*default is \[10, 20, 25, 30\]"),
+        ({"budget": {"updates": [1, "x"]}}, "budget.updates: got 'x'; wanted a whole number"),
+        ({"budget": {"method": "gpo"}}, "budget.method: got 'gpo'; .*did you mean 'grpo'"),
+        ({"sampling": {"estimator": "x"}}, "wanted one of auto, closed-form, sampled. Fix: choose"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_with_what_was_wanted(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse_config({"checkpoints": ["a"], **changes})
+    assert "Input should" not in str(caught.value)

@@ -169,10 +169,13 @@ def test_an_unknown_task_and_a_missing_file():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reward": "number"}, "reward: got 'number'; wanted exact for label-copy"),
+        ({"reward": "number"}, "reward: got 'number'; wanted none for label-copy"),
         ({"prompt_template": "{prompt}"}, "prompt_template: got .* wanted none for label-copy"),
         ({"name": "arithmetic", "template": "{label}"}, "template: got .* wanted none for arith"),
         ({"name": "gym:ab", "reward": "number"}, "reward: got 'number'; wanted none for gym"),
+        ({"name": "gym:ab", "digits": 3}, "digits: got 3; wanted none for gym:ab"),
+        ({"name": "arithmetic", "prompt_field": "q"}, "prompt_field: got 'q'; wanted none for ar"),
+        ({"name": "x.jsonl", "labels": ("a",)}, "got 4; wanted none for x.jsonl"),
         ({"max_tokens": 0}, "max_tokens: got 0"),
         ({"name": "arithmetic", "reward": "numbr"}, "did you mean 'number'"),
         (

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from valuegrad.errors import UserError, check_positive
+from valuegrad.messages import wrong_key
 from valuegrad.policy import DTYPES
 from valuegrad.sampling import Sampling
 from valuegrad.tasks.build import TaskSettings
@@ -116,7 +117,9 @@ def _explained(error: ValidationError, source: str) -> UserError:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return cause
-    location = [str(part) for part in first["loc"]]
+    # Past the key come the branches of a union and places in a list, which say nothing here.
+    nested = 2 if first["loc"][0] in _SECTIONS else 1
+    location = [str(part) for part in first["loc"][:nested]]
     key = f"{source}: {'.'.join(location)}"
     if first["type"] in unknown:
         known = _known_keys(location[:-1])
@@ -125,13 +128,16 @@ def _explained(error: ValidationError, source: str) -> UserError:
         return UserError(key, "an unknown key", "a key that valuegrad knows", fix)
     if first["type"] in ("missing", "missing_argument"):
         return UserError(key, "nothing", "a value", "add the key")
-    return UserError(key, repr(first["input"]), first["msg"], "change the value")
+    owner = _SECTIONS.get(location[0], StudyConfig) if len(location) > 1 else StudyConfig
+    return wrong_key(key, first, getattr(owner, location[-1], None))
 
 
 def _known_keys(section: list[str]) -> list[str]:
-    owners = {"task": TaskSettings, "budget": Budget, "sampling": Sampling}
-    owner: Any = owners.get(section[-1] if section else "")
-    return [f.name for f in fields(owner or StudyConfig)]
+    owner: Any = _SECTIONS.get(section[-1] if section else "", StudyConfig)
+    return [f.name for f in fields(owner)]
+
+
+_SECTIONS = {"task": TaskSettings, "budget": Budget, "sampling": Sampling}
 
 
 # pydantic reads a plain dataclass's settings from this attribute: unknown keys are refused.

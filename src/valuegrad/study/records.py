@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -143,9 +144,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             draft.unlink()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room" if full else "see that the folder can be written to"
         raise RunError(
             f"{path} could not be written ({error.strerror}). What was finished before is kept; "
-            "make room and run the same command again to go on from there"
+            f"{fix} and run the same command again to go on from there"
         ) from error
 
 

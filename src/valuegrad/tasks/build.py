@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from valuegrad.errors import UserError
 from valuegrad.tasks import gym
@@ -95,38 +96,39 @@ def build_task(settings: TaskSettings) -> Task:
 
 def _built(settings: TaskSettings) -> Task:
     name = settings.name
-    counts = {
-        "prompts": settings.prompts, "train_prompts": settings.train_prompts, "seed": settings.seed
-    }  # fmt: skip
     if name == "label-copy":
-        _refuse(settings, "reward", "exact for label-copy", "use a JSONL task")
-        _refuse(settings, "prompt_template", "none for label-copy", "use template")
-        return label_copy(**counts, labels=settings.labels, template=settings.template)
-    _refuse(settings, "template", f"none for {name}", "use prompt_template")
+        return label_copy(**_used(settings, "labels", "template", *_GENERATED))
     if name == "arithmetic":
-        task = arithmetic(
-            **counts, operation=settings.operation, digits=settings.digits,
-            prompt_template=settings.prompt_template,
-        )  # fmt: skip
-        return replace(task, reward=reward_named(settings.reward, settings.reward_timeout))
+        options = _used(settings, "operation", "digits", "prompt_template", *_GENERATED, *_REWARD)
+        reward = reward_named(*(options.pop(option) for option in _REWARD))
+        return replace(arithmetic(**options), reward=reward)
     if name.startswith(gym.PREFIX):
-        _refuse(settings, "reward", "none for gym:NAME, which has its own", "leave it out")
-        return gym.gym_task(
-            name.removeprefix(gym.PREFIX), **counts, threshold=settings.threshold,
-            prompt_template=settings.prompt_template or gym.TEMPLATE,
-        )  # fmt: skip
+        options = _used(settings, "threshold", "prompt_template", *_GENERATED)
+        options["prompt_template"] = options["prompt_template"] or gym.TEMPLATE
+        return gym.gym_task(name.removeprefix(gym.PREFIX), **options)
     if name.endswith(".jsonl") or Path(name).is_file():
-        return jsonl_task(
-            name, prompt_field=settings.prompt_field, answer_field=settings.answer_field,
-            reward=settings.reward, eval_fraction=settings.eval_fraction, prompts=settings.prompts,
-            prompt_template=settings.prompt_template, reward_timeout=settings.reward_timeout,
-        )  # fmt: skip
+        return jsonl_task(name, **_used(
+            settings, "prompt_field", "answer_field", "eval_fraction", "prompts",
+            "prompt_template", *_REWARD,
+        ))  # fmt: skip
     near = difflib.get_close_matches(name, KINDS, n=1)
     fix = f"did you mean {near[0]!r}?" if near else "use one of those"
     raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
 
 
-def _refuse(settings: TaskSettings, option: str, wanted: str, fix: str) -> None:
-    value = getattr(settings, option)
-    if value != getattr(TaskSettings, option):
-        raise UserError(option, repr(value), wanted, fix)
+_GENERATED = ("prompts", "train_prompts", "seed")
+_REWARD = ("reward", "reward_timeout")
+_OF_EVERY_TASK = {"name", "max_tokens", "stop"}
+_INSTEAD = {"template": "use prompt_template", "prompt_template": "use template"}
+
+
+def _used(settings: TaskSettings, *options: str) -> dict[str, Any]:
+    """The settings that a task is made of; any other that was changed is refused."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in (*options, *_OF_EVERY_TASK) and value != field.default:
+            raise UserError(
+                field.name, repr(value), f"none for {settings.name}, which does not read it",
+                _INSTEAD.get(field.name, "leave it out"),
+            )  # fmt: skip
+    return {option: getattr(settings, option) for option in options}

@@ -1,0 +1,84 @@
+"""Messages for values of the wrong kind, in the same words for a flag and for a key of a file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any, Literal, get_args, get_origin
+
+from cyclopts import CoercionError, CycloptsError
+
+from valuegrad.errors import UserError
+
+# What pydantic calls the kinds, by the first word of its error's type.
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text in quotes",
+    "tuple": "a list in brackets",
+    "dataclass": "a table of keys",
+}
+
+
+def wrong_flag(error: CycloptsError) -> CycloptsError | UserError:
+    """Say of a flag's value what was wanted; every other error of the command line stays.
+
+    Args:
+        error: from cyclopts.
+
+    Returns:
+        What to show.
+    """
+    if not isinstance(error, CoercionError) or error.token is None or error.msg is not None:
+        return error
+    name = error.token.keyword or (error.argument.name if error.argument else "argument")
+    got = repr(error.token.value)
+    if get_origin(error.target_type) is Literal:
+        return one_of(name, error.token.value, get_args(error.target_type))
+    kind = _KINDS.get(getattr(error.target_type, "__name__", ""))
+    return UserError(name, got, kind, "leave it out for the default") if kind else error
+
+
+def wrong_key(name: str, found: Any, default: object) -> UserError:
+    """Say of a key's value in a file what was wanted.
+
+    Args:
+        name: of the file and the key.
+        found: one of pydantic's errors.
+        default: of the key, None where it has none.
+
+    Returns:
+        The message.
+    """
+    if found["type"] == "literal_error":
+        choices = found["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return one_of(name, found["input"], choices)
+    kind = _KINDS.get(found["type"].partition("_")[0], found["msg"])
+    shown = list(default) if isinstance(default, tuple) else default
+    plain = isinstance(default, int | float | str | tuple)
+    fix = f"write such a value; the default is {shown!r}" if plain else "write such a value"
+    return UserError(name, repr(found["input"]), kind, fix)
+
+
+def one_of(name: str, got: object, choices: Collection[str]) -> UserError:
+    """Refuse a value that is none of some, and name the nearest."""
+    near = difflib.get_close_matches(str(got), choices, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else "choose one"
+    return UserError(name, repr(got), f"one of {', '.join(choices)}", fix)
+
+
+def as_flag(error: UserError, flags: Collection[str]) -> UserError:
+    """Name a setting as it is typed: ``group_size`` is ``--group-size`` on the command line.
+
+    Args:
+        error: what is to be shown.
+        flags: the settings that are flags there.
+
+    Returns:
+        The same error under that name.
+    """
+    if error.argument not in flags:
+        return error
+    flag = "--" + error.argument.replace("_", "-")
+    return UserError(flag, error.got, error.wanted, error.fix)
