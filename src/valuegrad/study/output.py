@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from valuegrad.errors import UserError
@@ -73,6 +74,8 @@ def rebuild_report(folder: Path) -> dict[str, Any]:
 def write_score(folder: Path, document: Mapping[str, Any], outcome: Outcome) -> None:
     """Write the per-prompt rows of scores, and the figure of which prompts are ready.
 
+    Rows that are there of other checkpoints stay: scores of one folder may come one by one.
+
     Args:
         folder: of the records.
         document: from `summarise`.
@@ -81,12 +84,18 @@ def write_score(folder: Path, document: Mapping[str, Any], outcome: Outcome) -> 
     Raises:
         RunError: the disk is full or not writable.
     """
-    write_prompts(folder, outcome)
+    write_prompts(folder, outcome, keep=True)
     draw(readiness(json.loads(to_json(document))), folder, "readiness")
 
 
-def write_prompts(folder: Path, outcome: Outcome) -> None:
-    """Write one row a checkpoint and held-out prompt: every measurement, and which to train on."""
+def write_prompts(folder: Path, outcome: Outcome, *, keep: bool = False) -> None:
+    """Write one row a checkpoint and held-out prompt: every measurement, and which to train on.
+
+    Args:
+        folder: of the records.
+        outcome: the records behind the rows.
+        keep: whether rows of checkpoints that are not in the outcome stay.
+    """
     every, ready = [], []
     for measured in outcome.measured:
         if rows := measured.score.get("rows"):
@@ -97,9 +106,22 @@ def write_prompts(folder: Path, outcome: Outcome) -> None:
             ready.append(_by_readiness(whole, measured.score["method"]))
     for name, tables in ((PROMPTS, every), (READINESS, ready)):
         if tables:
+            before = _others(folder / name, outcome) if keep else []
             buffer = io.BytesIO()
-            pq.write_table(pa.concat_tables(tables), buffer)
+            pq.write_table(pa.concat_tables([*before, *tables], promote_options="default"), buffer)
             write_atomically(folder / name, buffer.getvalue())
+
+
+def _others(path: Path, outcome: Outcome) -> list[pa.Table]:
+    """The rows of a file that are of other checkpoints than these."""
+    if not path.is_file():
+        return []
+    try:
+        found = pq.read_table(path)
+        known = pa.array([measured.checkpoint.name for measured in outcome.measured])
+        return [found.filter(pc.invert(pc.is_in(found["checkpoint"], value_set=known)))]
+    except (pa.ArrowException, KeyError):
+        return []  # Damaged, or another program's; the records behind it are kept.
 
 
 def _by_readiness(rows: pa.Table, method: str) -> pa.Table:
