@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.markup import escape
@@ -33,16 +34,32 @@ def score_table(scores: Sequence[Row]) -> Table:
 
 
 def train_table(runs: Sequence[Row]) -> Table:
-    """The rewards before and after each budget.
+    """The rewards before and after each budget, and their means where there are several seeds.
 
     Args:
         runs: the objects of ``valuegrad train --json``.
 
     Returns:
-        A table to print.
+        A table to print; ± is the standard deviation of the gain over seeds.
     """
-    columns = ("label", "seed", "updates", "reward_before", "reward_after", "gain")
-    return table(columns, runs)
+    columns = ["label", "seed", "updates", "reward_before", "reward_after", "gain"]
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for run in runs:
+        groups.setdefault((run["label"], run["updates"]), []).append(run)
+    if all(len(group) == 1 for group in groups.values()):
+        return table(columns, runs)
+    rows: list[Row] = []
+    for label in dict.fromkeys(run["label"] for run in runs):
+        rows += [run for run in runs if run["label"] == label]
+        rows += [_mean(group) for (name, _), group in groups.items() if name == label]
+    return table([*columns, "±"], rows)
+
+
+def _mean(runs: Sequence[Row]) -> Row:
+    names = ("reward_before", "reward_after", "gain")
+    means = {name: fmean(run[name] for run in runs) for name in names}
+    deviation = stdev(run["gain"] for run in runs) if len(runs) > 1 else math.nan
+    return {**runs[0], **means, "seed": "mean", "±": deviation}
 
 
 def study_table(document: Row) -> Table:
@@ -78,15 +95,10 @@ def predictor_table(document: Row) -> Table:
     found = [{"predictor": name, **values} for name, values in document["predictors"].items()]
     for row in found:
         row["interval"] = " … ".join(map(_text, row["spearman_gain_interval"]))
+        row["partial"] = row["partial_given_reward"]
     found.sort(key=lambda row: -math.inf if row["spearman_gain"] is None else row["spearman_gain"])
-    columns = (
-        "predictor",
-        "spearman_gain",
-        "interval",
-        "p_value",
-        "partial_given_reward",
-        "regret",
-    )
+    # Short enough for 80 columns; the page and the JSON say the names in full.
+    columns = ("predictor", "spearman_gain", "interval", "p_value", "partial", "regret")
     return table(columns, found[::-1])
 
 
