@@ -13,8 +13,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from machine import machine, seconds
-from valuegrad.checkpoints import resolve
 from valuegrad.policy import load_policy
+from valuegrad.references import resolve
 from valuegrad.score import score
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.training.one_token import train

@@ -50,4 +50,6 @@ def main(model: str, steps: int = 30, every: int = 10) -> CreditMonitor:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/monitor_trl.py MODEL")
+    main(sys.argv[1])

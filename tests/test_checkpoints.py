@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from valuegrad.checkpoints import content_sha256, parse_revision, resolve, validate, weights_sha256
+from valuegrad.checkpoints import content_sha256, parse_revision, validate, weights_sha256
 from valuegrad.errors import UserError
+from valuegrad.references import resolve
 
 
 def make(folder: Path, value: float = 0.0) -> Path:

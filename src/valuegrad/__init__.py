@@ -5,7 +5,7 @@ The public names, in the order in which data flows.
 
 from valuegrad.advantages import METHODS, PopulationAdvantages, advantages, population_advantages
 from valuegrad.bound import bound_points, summarise_bounds
-from valuegrad.checkpoints import Checkpoint, parse_revision, resolve
+from valuegrad.checkpoints import Checkpoint, parse_revision
 from valuegrad.credit.costates import Costates, costates, costates_at
 from valuegrad.credit.covariance import inner_product, squared_norm
 from valuegrad.credit.exact_answers import AnswerGradients, answer_gradients
@@ -24,6 +24,7 @@ from valuegrad.impact.sampled import measure_rollouts
 from valuegrad.impact.summary import Impact
 from valuegrad.policy import Policy, load_policy
 from valuegrad.probe import Probe, probe
+from valuegrad.references import resolve
 from valuegrad.rollouts import Rollouts, rollouts
 from valuegrad.sampling import Sampling
 from valuegrad.score import Score, score

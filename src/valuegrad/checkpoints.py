@@ -1,19 +1,18 @@
-"""Which weights: references, revisions, steps and content hashes of checkpoints."""
+"""Which weights: the names, steps and content hashes of checkpoints, and what makes one whole."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from valuegrad.errors import DownloadError, UserError
+from valuegrad.errors import UserError
 from valuegrad.hub.cache import HubCommit
 from valuegrad.hub.files import (
     INDEX,
@@ -23,13 +22,11 @@ from valuegrad.hub.files import (
     settings_folder,
     weight_files,
 )
-from valuegrad.hub.revisions import find
 
 _STEP = re.compile(r"(?:^|[^a-z])(?:step-?|checkpoint-|ckpt_)(\d+)", re.IGNORECASE)
 _STAGE = re.compile(r"(?:^|[^a-z])stage(\d+)", re.IGNORECASE)
 _TOKENS = re.compile(r"(?:^|[^a-z])tokens?(\d+(?:\.\d+)?)([KMBT])", re.IGNORECASE)
 _UNIT = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./*?\[\]!+-]+))?")
 _DECIDING = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
     "merges.txt", "special_tokens_map.json",
@@ -103,37 +100,6 @@ def parse_revision(name: str) -> Revision:
         step=int(step[1]) if step else None,
         tokens=round(float(tokens[1]) * _UNIT[tokens[2].upper()]) if tokens else None,
     )
-
-
-def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple[Checkpoint, ...]:
-    """Turn references into checkpoints, each pattern sorted by stage and step.
-
-    A reference is a local folder, a glob of folders (``runs/step*``), or ``repo``,
-    ``repo@revision`` or ``repo@pattern*`` on the hub; a folder that exists wins. Names without a
-    step keep their natural order after those with one; what is named twice is taken once. Of the
-    hub only names and commits are asked for.
-
-    Args:
-        references: one or more references.
-        every_revision: whether ``repo`` alone stands for all its revisions, not for its main one.
-
-    Returns:
-        The checkpoints in order, at least one. That they hold a model is checked by `validate`.
-
-    Raises:
-        UserError: a reference matches nothing.
-        DownloadError: the hub cannot be reached, and the cache does not know the revision.
-    """
-    found: dict[object, Checkpoint] = {}
-    for reference in references:
-        for checkpoint in _matching(reference, every_revision):
-            here = checkpoint.path.resolve() if checkpoint.path else checkpoint.name
-            found.setdefault(here, checkpoint)
-    if not found:
-        raise UserError(
-            "CHECKPOINT", "no reference", "at least one", "name a folder such as runs/step100"
-        )
-    return _with_distinct_labels(tuple(found.values()))
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
@@ -269,53 +235,6 @@ def content_sha256(checkpoint: Checkpoint, weights: str | None = None) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return [_checkpoint(path)]
-    hub = _HUB.fullmatch(reference)
-    if glob.has_magic(reference):
-        matches = [Path(p) for p in glob.glob(str(path)) if Path(p).is_dir()]  # noqa: PTH207
-        matches = [p for p in matches if (p / "config.json").is_file()]
-        if matches:
-            return [_checkpoint(p) for p in sorted(matches, key=lambda p: _order(p.name, str(p)))]
-        if not hub:
-            raise UserError(
-                reference, "a pattern that matches no folder with a config.json",
-                "at least one checkpoint", _near_fix(path),
-            )  # fmt: skip
-    if path.exists():
-        raise UserError(reference, "a file", "a folder with config.json", "name its folder")
-    if not hub:
-        raise UserError(reference, "no such folder", "a checkpoint folder", _near_fix(path))
-    try:
-        return _revisions(hub["repo"], hub["revision"] or ("*" if every_revision else None))
-    except UserError as error:
-        if hub["revision"] is not None or path.parent == Path() or not path.parent.is_dir():
-            raise
-        fix = f"{_near_fix(path)}; on the hub: {error.fix}"
-        raise UserError(error.argument, error.got, error.wanted, fix) from error
-    except DownloadError as error:
-        if hub["revision"] is not None:
-            raise
-        # More often a mistyped folder than a repository.
-        got = f"neither a folder here nor what the hub can be asked for ({error})"
-        wanted = "a checkpoint folder, or owner/name on a hub that answers"
-        raise UserError(reference, got, wanted, _near_fix(path)) from error
-
-
-def _revisions(repo: str, wanted: str | None) -> list[Checkpoint]:
-    found = find(repo, wanted) if wanted else find(repo)
-    checkpoints = []
-    for name in sorted(found, key=lambda name: _order(name, name)):
-        read = parse_revision(name)
-        label = name if wanted else repo.rpartition("/")[2]
-        hub = HubCommit(repo, name, found[name])
-        full = hub.name if wanted else repo
-        checkpoints.append(Checkpoint(full, None, label, name, read.step, read.tokens, hub))
-    return checkpoints
-
-
 def _settings(checkpoint: Checkpoint) -> Path:
     """The folder of configuration and tokenizer."""
     if checkpoint.hub is not None:
@@ -332,43 +251,9 @@ def _without_config(checkpoint: Checkpoint) -> UserError:
     )  # fmt: skip
 
 
-def _near_fix(path: Path) -> str:
-    parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
-        parent = parent.parent
-    here = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
-    listed = ", ".join(here[:6]) + (", …" if len(here) > 6 else "")
-    return f"{parent} holds {listed}" if here else f"check the path: {parent} holds no folder"
-
-
 def _nested_hint(folder: Path) -> str:
     nested = sorted(p.parent.name for p in folder.glob("*/config.json"))
     return f", or at the ones inside it: '{folder}/*'" if nested else ""
-
-
-def _checkpoint(path: Path) -> Checkpoint:
-    revision = parse_revision(path.name)
-    return Checkpoint(str(path), path, path.name, None, revision.step, revision.tokens)
-
-
-def _order(name: str, whole: str) -> tuple[bool, int, int, list[tuple[int, str]]]:
-    revision = parse_revision(name)
-    pieces = re.split(r"(\d+)", whole)
-    natural = [(int(p), "") if p.isdigit() else (0, p) for p in pieces]
-    return revision.step is None, revision.stage or 0, revision.step or 0, natural
-
-
-def _with_distinct_labels(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
-    labels = [c.label for c in checkpoints]
-    if len(set(labels)) == len(labels):
-        return checkpoints
-    return tuple(replace(c, label=f"{_home(c)}/{c.label}") for c in checkpoints)
-
-
-def _home(checkpoint: Checkpoint) -> str:
-    if checkpoint.path is not None:
-        return checkpoint.path.parent.name
-    return checkpoint.hub.repo.rpartition("/")[2] if checkpoint.hub else ""
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

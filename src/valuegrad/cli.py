@@ -247,7 +247,7 @@ def checkpoints(
         references: folders, globs, repositories or patterns of their revisions.
         common: shared flags.
     """
-    from valuegrad.checkpoints import resolve
+    from valuegrad.references import resolve
 
     names = ("revision", "step", "tokens", "commit")
     rows = [
@@ -304,11 +304,14 @@ def _run(
 ) -> Outcome:
     hide_bars_of_transformers()
     with StderrProgress() as progress:
-        return run_study(
+        outcome = run_study(
             config, folder, measurements=measurements, device=common.device,
             cache_limit=common.cache_bytes, trust_remote_code=common.trust_remote_code,
             progress=progress,
         )  # fmt: skip
+    if outcome.reused:
+        print(f"{outcome.reused} results were in {folder} already", file=sys.stderr)
+    return outcome
 
 
 @contextmanager

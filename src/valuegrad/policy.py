@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from valuegrad.arithmetic import use_true_float64
-from valuegrad.checkpoints import Checkpoint, fetch, read_config, resolve, validate
+from valuegrad.checkpoints import Checkpoint, fetch, read_config, validate
 from valuegrad.errors import UserError
+from valuegrad.references import resolve
 
 Site = int | str
 DTYPES = {

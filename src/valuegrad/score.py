@@ -15,7 +15,7 @@ from valuegrad.impact.summary import Columns, check_settings
 from valuegrad.policy import Policy, Site, check_full_precision
 from valuegrad.sampling import Sampling
 from valuegrad.sites import check_site
-from valuegrad.tasks.task import Task
+from valuegrad.tasks.task import Task, check_task
 from valuegrad.training.settings import Budget
 
 
@@ -105,6 +105,7 @@ def score(
     start = time.perf_counter()
     budget = budget or Budget()
     site = check_site(policy, site)
+    check_task(task)
     check_full_precision(policy)
     check_settings(alpha, budget.group_size)
     found = estimate(

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from valuegrad.bound import ROUNDING, bound_points, summarise_bounds
-from valuegrad.checkpoints import Checkpoint, resolve
+from valuegrad.checkpoints import Checkpoint
 from valuegrad.downloads import Downloads
 from valuegrad.errors import RunError, UserError
 from valuegrad.flags import COMMON, TASK, CommonFlags, TaskFlags
 from valuegrad.output import hide_bars_of_transformers, print_json, stdout
 from valuegrad.policy import Policy, check_code, load_policy
 from valuegrad.progress import StderrProgress
+from valuegrad.references import resolve
 from valuegrad.report.tables import bound_table, verify_table
 from valuegrad.statement import Statement
 from valuegrad.study.records import to_json, write_atomically

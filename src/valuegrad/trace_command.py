@@ -11,7 +11,7 @@ from valuegrad.flags import COMMON, CommonFlags
 from valuegrad.output import hide_bars_of_transformers, print_json, stdout
 from valuegrad.policy import check_code
 from valuegrad.progress import StderrProgress
-from valuegrad.report.tables import TABLE_ROWS, trace_table
+from valuegrad.report.tables import TABLE_ROWS, table_sites, trace_table
 from valuegrad.report.trace_text import finding, site_name
 from valuegrad.study.records import to_json, write_atomically
 from valuegrad.theory_commands import Flat, load, one_checkpoint
@@ -71,9 +71,12 @@ def trace_command(
 
 def _legend(found: Trace) -> str:
     place, count = site_name(found.sites[found.middle]), len(found.tokens)
+    shown, sites = len(table_sites(found)), len(found.sites)
+    left_out = f"Of {sites} sites {shown}; --site chooses, --json has all. "
     kept = f"Of {count} tokens the {TABLE_ROWS} with the most credit at {place}; --json has all. "
     return (
         (kept if count > TABLE_ROWS else "")
+        + (left_out if shown < sites else "")
         + "Columns of sites: a token's share of the credit there, in percent. →: the completion. "
         + f"transported: of the credit at {place}, ‖transported‖ / ‖total‖."
     )

@@ -13,11 +13,12 @@ import torch
 from huggingface_hub import constants, snapshot_download
 from tests.hub.cached import NAMES, PATTERN, REPO, STEPS, WEIGHTS, environment, here, weight_bytes
 
-from valuegrad.checkpoints import content_sha256, fetch, resolve, weights_sha256
+from valuegrad.checkpoints import content_sha256, fetch, weights_sha256
 from valuegrad.cli import run
 from valuegrad.errors import UserError
 from valuegrad.hub import room
 from valuegrad.policy import load_policy
+from valuegrad.references import resolve
 
 
 def test_six_revisions_are_downloaded_once_in_order_and_a_second_run_downloads_nothing(

@@ -11,11 +11,12 @@ import pytest
 from huggingface_hub import constants
 from tests.hub.cached import NAMES, PATTERN, REPO, WEIGHTS, environment, half_written, here
 
-from valuegrad.checkpoints import content_sha256, fetch, resolve
+from valuegrad.checkpoints import content_sha256, fetch
 from valuegrad.cli import run
 from valuegrad.errors import DownloadError, UserError
 from valuegrad.hub import files
 from valuegrad.policy import load_policy
+from valuegrad.references import resolve
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,7 @@ def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
     Returns:
         A table to print; `transported` is the transport share at the middle site.
     """
-    last, middle = len(trace.sites) - 1, trace.middle
-    chosen = sorted({0, middle, *(round(last * i / 4) for i in range(5))})
+    chosen, middle = table_sites(trace), trace.middle
     order = trace.total[middle].argsort(descending=True, stable=True).tolist()
     result = Table(box=None, header_style="bold", pad_edge=False)
     sites = [site_label(trace.sites[s]) for s in chosen]
@@ -176,6 +175,12 @@ def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
             "" if carried[middle, i].isnan() else f"{float(carried[middle, i]):.0%}",
         )  # fmt: skip
     return result
+
+
+def table_sites(trace: Trace) -> list[int]:
+    """Which sites fit a table: the middle one and five or four others, spread evenly."""
+    last = len(trace.sites) - 1
+    return sorted({trace.middle, *(round(last * i / 4) for i in range(5))})
 
 
 def table(columns: Sequence[str], rows: Sequence[Row]) -> Table:

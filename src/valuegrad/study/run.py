@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from valuegrad.checkpoints import Checkpoint, content_sha256, resolve
+from valuegrad.checkpoints import Checkpoint, content_sha256
 from valuegrad.downloads import Downloads
 from valuegrad.errors import DownloadError, RunError, UserError
 from valuegrad.policy import Policy, check_code, load_policy
+from valuegrad.references import resolve
 from valuegrad.score import score
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.records import Record, Records, claim, forget

@@ -12,6 +12,7 @@ import numbers
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ class FunctionReward:
         except Exception as error:
             raise UserError(
                 argument,
-                f"{type(error).__name__}: {error} {first}",
+                f"{type(error).__name__}: {error}{_place(error, self.function)} {first}",
                 "a function that scores every completion",
                 "mend the function",
             ) from error
@@ -181,6 +182,14 @@ _NONE = "return 0 where the function does not apply: there is no other reward to
 
 def _ignore(*_: object, **__: object) -> None:
     pass
+
+
+def _place(error: Exception, function: Callable[..., Any]) -> str:
+    """File and line of the function's own source in which an error came about."""
+    source = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename == source]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def _accepts(function: Callable[..., Any], name: str) -> bool:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from valuegrad.errors import UserError
 from valuegrad.tasks.rewards import Exact, FunctionReward
 
 Reward = Exact | FunctionReward
@@ -61,6 +62,18 @@ class Task:
         limits = [x for x in (self.max_tokens, self.stop) if x is not None]
         text = json.dumps([rows, self.reward.identity, *limits], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_task(task: object) -> None:
+    """Refuse what is no task, such as its name.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(task, Task):
+        raise UserError(
+            "task", repr(task), "a Task", "make one with label_copy(), arithmetic() or jsonl_task()"
+        )
 
 
 def held_out(prompt: str, fraction: float) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 from valuegrad.errors import UserError
 from valuegrad.policy import Policy
 from valuegrad.tasks.completion_prompts import one_token
-from valuegrad.tasks.task import Task
+from valuegrad.tasks.task import Task, check_task
 from valuegrad.training import one_token as own_loop
 from valuegrad.training.one_token import Training
 from valuegrad.training.settings import Budget
@@ -81,6 +81,7 @@ def train(
     budget = budget or Budget()
     if updates is not None:
         budget = replace(budget, updates=tuple(updates))
+    check_task(task)
     if engine_for(policy, task, budget) == "one_token":
         return own_loop.train(policy, task, budget=budget, seed=seed, progress=progress)
     try:
