@@ -209,6 +209,19 @@ def enumeration(policy, task):
 
 
 @pytest.fixture(scope="session")
+def training(policy, task):
+    """Return token ids and rewards of every token, a list over the training prompts."""
+
+    @functools.cache
+    def build(architecture, reward="exact"):
+        reference, chosen = policy(architecture), task(architecture, reward)
+        ids = [reference.tokenizer(e.prompt)["input_ids"] for e in chosen.train]
+        return ids, [reward_vector(reference, chosen, e) for e in chosen.train]
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def trl_trainer(checkpoint, tmp_path_factory):
     """Return a real GRPOTrainer with TRL's own loss; tests set what it reads and replaces."""
     with warnings.catch_warnings():

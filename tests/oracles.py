@@ -270,9 +270,12 @@ def rewards(model, prompts, rs):
     return [float(distribution(model, ids) @ r) for ids, r in zip(prompts, rs, strict=True)]
 
 
-def probe(model, prompts, rs, method, distance):
-    """Rewards after Adam's first step on the conditional objective, and the gradient's norm."""
-    gradients = conditional_gradient(model, prompts, rs, method)
+def probe(model, learnt, measured, method, distance):
+    """Rewards after Adam's first step on the conditional objective, and the gradient's norm.
+
+    The step is that of some prompts with the rewards of every token, the rewards are of others.
+    """
+    gradients = conditional_gradient(model, *learnt, method)
     step = [g / (g.abs() + 1e-8) for g in gradients]
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
-    return rewards(moved(model, step, distance), prompts, rs), norm
+    return rewards(moved(model, step, distance), *measured), norm

@@ -127,7 +127,6 @@ def test_an_update_is_the_mean_of_advantages_times_scores(method, monkeypatch):
     assert expected.norm() > 0
     found = sampled_update(policy, drawn, method)
     assert (flat(found.gradients) - expected).norm() < 1e-9 * expected.norm()
-    assert found.reward.tolist() == drawn.rewards.mean(1).tolist()
     monkeypatch.setattr(module, "FORWARD_TOKENS", 8)
     pieces = sampled_update(policy, drawn, method)
     assert (flat(pieces.gradients) - expected).norm() < 1e-9 * expected.norm()
@@ -157,7 +156,7 @@ def test_the_sampled_probe_step_brings_what_the_closed_form_does(method):
     expected = float((closed.reward_after[0] - closed.reward_before).mean())
     there = float((probed.reward_after[0] - closed.reward_before).mean())
     assert there == pytest.approx(expected, rel=0.02)
-    change = after[0] - before
+    change = after[-1] - before
     error = math.sqrt(float((change.var(1) / change.shape[1]).sum())) / 3
     assert there > 8 * error
     assert abs(float(change.mean()) - there) < 4 * error

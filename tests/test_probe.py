@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 
+import numpy as np
 import pytest
 import torch
 from tests import oracles
@@ -10,8 +11,9 @@ from tests.conftest import ARCHITECTURES
 
 from valuegrad.errors import UserError
 from valuegrad.impact.one_token import measure
-from valuegrad.probe import probe
+from valuegrad.probe import probe, update_examples
 from valuegrad.score import score
+from valuegrad.tasks.arithmetic import arithmetic
 from valuegrad.tasks.rewards import FunctionReward
 from valuegrad.training.settings import Budget
 
@@ -34,16 +36,34 @@ def guarded(policy):
     assert not guarded.model.training
 
 
-def assert_equals_oracle(policy, task, enumeration, architecture, reward, method, dtype, rtol):
-    ids, ps, rs, _ = enumeration(architecture, reward)
-    found = probe(
-        policy(architecture, dtype), task(architecture, reward), method=method, distances=DISTANCES
-    )
+@pytest.fixture
+def assert_equals_oracle(policy, task, enumeration, training):
+    """Return the comparison, the update formed from all training prompts."""
+
+    def compare(architecture, reward, method, dtype, rtol, own=False):
+        learnt, (ids, ps, rs, _) = training(architecture, reward), enumeration(architecture, reward)
+        chosen = task(architecture, reward)
+        if own:
+            learnt, chosen = (ids, rs), dataclasses.replace(chosen, train=chosen.evaluation)
+        found = probe(
+            policy(architecture, dtype), chosen, method=method, distances=DISTANCES,
+            prompts=len(chosen.train),
+        )  # fmt: skip
+        before = [float(p @ r) for p, r in zip(ps, rs, strict=True)]
+        outcomes = [
+            oracles.probe(policy(architecture).model, learnt, (ids, rs), method, distance)
+            for distance in DISTANCES
+        ]
+        assert_same(found, before, outcomes, rtol)
+
+    return compare
+
+
+def assert_same(found, before, outcomes, rtol):
     assert found.distances == DISTANCES
-    before = torch.tensor([float(p @ r) for p, r in zip(ps, rs, strict=True)], dtype=torch.float64)
+    before = torch.tensor(before, dtype=torch.float64)
     torch.testing.assert_close(found.reward_before, before, rtol=rtol, atol=1e-12)
-    for row, distance in enumerate(DISTANCES):
-        after, norm = oracles.probe(policy(architecture).model, ids, rs, method, distance)
+    for row, (after, norm) in enumerate(outcomes):
         expected = torch.tensor(after, dtype=torch.float64) - before
         change = found.reward_after[row] - found.reward_before
         torch.testing.assert_close(change.mean(), expected.mean(), rtol=rtol, atol=0)
@@ -54,34 +74,33 @@ def assert_equals_oracle(policy, task, enumeration, architecture, reward, method
 @pytest.mark.parametrize("method", oracles.METHODS)
 @pytest.mark.parametrize("reward", ["exact", "graded"])
 @pytest.mark.parametrize("architecture", ["olmo2", "gpt2"])
-def test_equals_the_explicit_step(policy, task, enumeration, architecture, reward, method):
-    assert_equals_oracle(
-        policy, task, enumeration, architecture, reward, method, "float64", rtol=1e-8
-    )
+def test_equals_the_explicit_step(assert_equals_oracle, architecture, reward, method):
+    assert_equals_oracle(architecture, reward, method, "float64", rtol=1e-8)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_float32_and_every_architecture(policy, task, enumeration, architecture):
-    assert_equals_oracle(
-        policy, task, enumeration, architecture, "exact", "grpo", "float64", rtol=1e-8
-    )
-    assert_equals_oracle(
-        policy, task, enumeration, architecture, "exact", "grpo", "float32", rtol=1e-4
-    )
+def test_float32_and_every_architecture(assert_equals_oracle, architecture):
+    assert_equals_oracle(architecture, "exact", "grpo", "float64", rtol=1e-8)
+    # Of a random model's other prompts the update moves next to nothing, a sum that cancels over
+    # the parameters: in float32 the prompts learn from themselves.
+    assert_equals_oracle(architecture, "exact", "grpo", "float32", rtol=1e-4, own=True)
 
 
-def test_the_change_is_the_slope_of_the_reward_for_short_moves(policy, task, enumeration):
+def test_the_change_is_the_slope_of_the_reward_for_short_moves(policy, task, enumeration, training):
     """To first order ΔR = distance · ⟨∇R, direction⟩, and twice as far brings twice as much."""
     ids, _, rs, _ = enumeration("llama")
     model = policy("llama").model
-    update = oracles.conditional_gradient(model, ids, rs, "grpo")
+    update = oracles.conditional_gradient(model, *training("llama"), "grpo")
     slope = sum(
         float((g * u / (u.abs() + 1e-8)).sum())
         for g, u in zip(
             oracles.conditional_gradient(model, ids, rs, "reinforce"), update, strict=True
         )
     )
-    found = probe(policy("llama"), task("llama"), method="grpo", distances=[1e-8, 2e-8])
+    count = len(task("llama").train)
+    found = probe(
+        policy("llama"), task("llama"), method="grpo", distances=[1e-8, 2e-8], prompts=count
+    )
     near, far = (found.reward_after - found.reward_before).mean(1).tolist()
     assert near == pytest.approx(1e-8 * slope, rel=1e-4)
     assert far == pytest.approx(2e-8 * slope, rel=1e-4)
@@ -173,6 +192,19 @@ def test_the_score_puts_measurements_and_probe_together(policy, task, method):
     error = oracles.jackknife(lambda kept: float(change[kept].mean()), len(change))
     assert found.standard_errors["probe_step"] == pytest.approx(error, rel=1e-9)
     assert found.n_prompts == len(found.rows["probe_step"]) == len(change)
+
+
+def test_training_prompts_are_drawn_evenly_and_the_same_ones_every_time():
+    task = arithmetic(prompts=41, train_prompts=400)
+    places = [task.train.index(example) for example in update_examples(task)]
+    assert len(places) == len(set(places)) == 21
+    assert update_examples(task) == update_examples(task)
+    assert update_examples(task, 30)[:21] == update_examples(task)
+    assert sorted(update_examples(task, 1000), key=task.train.index) == list(task.train)
+    # A file may be sorted: the mean place is that of an even draw, 200 to 4 standard errors.
+    assert abs(np.mean(places) - 200) < 4 * 400 / 12**0.5 / 21**0.5
+    with pytest.raises(UserError, match="prompts: got 0"):
+        update_examples(task, 0)
 
 
 @pytest.mark.parametrize("distances", [[], [0.0], [1e-3, -1e-3], [float("inf")], [float("nan")]])

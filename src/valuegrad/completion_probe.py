@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.advantages import Method, advantages, population_advantages, zero_spread
-from valuegrad.credit.exact_answers import answer_values, log_answer_values
+from valuegrad.credit.exact_answers import log_answer_values
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.credit.value_gradient import FORWARD_TOKENS
 from valuegrad.policy import Policy, logits
@@ -29,17 +29,22 @@ def exact_update(policy: Policy, prompts: CompletionPrompts, method: Method) -> 
         method: the critic-free method.
 
     Returns:
-        The update. Costs two forward passes and a backward pass over prompts and answers.
+        The update. Costs a forward and a backward pass over prompts and answers.
     """
     parameters = moving_parameters(policy)
     gradients = [torch.zeros_like(p) for p in parameters]
-    value = answer_values(policy, prompts)
-    slope = population_advantages(value, value * (1 - value), method).slope
-    # ∇ slope V = slope V ∇ log V.
-    weight = slope * value / len(prompts)
+    value = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
+    # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
+    local: Method = "reinforce" if method == "ppo" else method
     for rows, log_v in log_answer_values(policy, prompts):
-        add_gradients(gradients, log_v, parameters, weight[rows])
-    return Update(parameters, gradients, length(gradients), value)
+        here = value[rows] = log_v.detach().exp()
+        slope = population_advantages(here, here * (1 - here), local).slope
+        # ∇ slope V = slope V ∇ log V.
+        add_gradients(gradients, log_v, parameters, slope * here / len(prompts))
+    if method == "ppo":
+        scale = float(population_advantages(value, value * (1 - value), method).slope[0])
+        gradients = [g.mul_(scale) for g in gradients]
+    return Update(parameters, gradients, length(gradients))
 
 
 def sampled_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
@@ -72,7 +77,7 @@ def sampled_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
     inner = sum(float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True))
     mean = [a.add_(b).div_(2) for a, b in zip(first, second, strict=True)]
     norm = inner**0.5 if inner >= 0 else float("nan")
-    return Update(parameters, mean, norm, drawn.rewards.mean(1).to(policy.device))
+    return Update(parameters, mean, norm)
 
 
 def reweighted_gradients(

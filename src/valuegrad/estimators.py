@@ -6,12 +6,12 @@ answers, the second for exact rewards of answers of any length, the third for ev
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from valuegrad.advantages import Method
@@ -23,7 +23,7 @@ from valuegrad.impact.one_token import expected_rewards, measure
 from valuegrad.impact.sampled import measure_rollouts
 from valuegrad.impact.summary import Impact
 from valuegrad.policy import Policy, Site
-from valuegrad.probe import Probe, conditional_update, walk
+from valuegrad.probe import Probe, conditional_update, update_examples, walk
 from valuegrad.rollouts import Rollouts, rollouts
 from valuegrad.sampling import Sampling
 from valuegrad.tasks.completion_prompts import CompletionPrompts, completion_prompts, one_token
@@ -89,6 +89,8 @@ def estimate(
 ) -> Estimate:
     """Measure a task's held-out prompts for every method, and the probe step for the budget's.
 
+    The probe's update comes from training prompts, its reward change is that of held-out ones.
+
     Args:
         policy: the policy, as it is again afterwards.
         task: the task.
@@ -112,8 +114,9 @@ def estimate(
         return _over_vocabulary(policy, task, budget, distance, site, alpha, sampling)
     completion_prompts(policy, task, task.train)
     prompts = completion_prompts(policy, task, task.evaluation)
+    seen = completion_prompts(policy, task, update_examples(task, sampling.probe_prompts))
     way = _by_teacher_forcing if how == "teacher-forced" else _by_rollouts
-    return way(policy, prompts, budget, distance, site, alpha, sampling)
+    return way(policy, prompts, seen, budget, distance, site, alpha, sampling)
 
 
 def _over_vocabulary(
@@ -121,21 +124,20 @@ def _over_vocabulary(
     sampling: Sampling,
 ) -> Estimate:  # fmt: skip
     prompts = one_token_prompts(policy, task.evaluation, task.reward)
-    update = conditional_update(policy, prompts, budget.method)
-    impacts = measure(
-        policy, prompts, states=update.states, site=site, alpha=alpha,
-        group_size=budget.group_size,
-    )  # fmt: skip
+    seen = one_token_prompts(policy, update_examples(task, sampling.probe_prompts), task.reward)
+    impacts = measure(policy, prompts, site=site, alpha=alpha, group_size=budget.group_size)
+    update = conditional_update(policy, seen, budget.method)
     probed = walk(
-        update, lambda: conditional_update(policy, prompts, budget.method).gradients,
-        lambda: expected_rewards(policy, prompts), distance, sampling.steps(one_token=True),
+        update, lambda: conditional_update(policy, seen, budget.method).gradients,
+        _rewards(policy, impacts), lambda: expected_rewards(policy, prompts), distance,
+        sampling.steps(one_token=True),
     )  # fmt: skip
     return Estimate("vocabulary", impacts, probed)
 
 
 def _by_teacher_forcing(
-    policy: Policy, prompts: CompletionPrompts, budget: Budget, distance: float, site: Site,
-    alpha: float, sampling: Sampling,
+    policy: Policy, prompts: CompletionPrompts, seen: CompletionPrompts, budget: Budget,
+    distance: float, site: Site, alpha: float, sampling: Sampling,
 ) -> Estimate:  # fmt: skip
     # Only Λ below "final" needs other completions than the answer.
     drawn = None
@@ -144,36 +146,42 @@ def _by_teacher_forcing(
     impacts = measure_exact_answers(
         policy, prompts, site=site, alpha=alpha, group_size=budget.group_size, drawn=drawn
     )
-    update = exact_update(policy, prompts, budget.method)
+    update = exact_update(policy, seen, budget.method)
     probed = walk(
-        update, lambda: exact_update(policy, prompts, budget.method).gradients,
-        lambda: answer_values(policy, prompts), distance, _steps(prompts, sampling),
+        update, lambda: exact_update(policy, seen, budget.method).gradients,
+        _rewards(policy, impacts), lambda: answer_values(policy, prompts), distance,
+        _steps(prompts, sampling),
     )  # fmt: skip
     return Estimate("teacher-forced", impacts, probed, drawn)
 
 
 def _by_rollouts(
-    policy: Policy, prompts: CompletionPrompts, budget: Budget, distance: float, site: Site,
-    alpha: float, sampling: Sampling,
+    policy: Policy, prompts: CompletionPrompts, seen: CompletionPrompts, budget: Budget,
+    distance: float, site: Site, alpha: float, sampling: Sampling,
 ) -> Estimate:  # fmt: skip
     drawn = _draw(policy, prompts, sampling, sampling.rollouts, 0)
     impacts, difference = measure_rollouts(
         policy, drawn, site=site, alpha=alpha, group_size=budget.group_size,
         deeper=_deeper(policy, prompts, sampling),
     )  # fmt: skip
-    update = sampled_update(policy, drawn, budget.method)
+    learnt = _draw(policy, seen, sampling, sampling.rollouts, 1)
+    update = sampled_update(policy, learnt, budget.method)
 
     def rewards() -> Tensor:
-        # Not the rollouts that formed the update, which are lucky in its direction; the same chance
-        # before and after, which takes most of the noise off the change.
-        return _draw(policy, prompts, sampling, sampling.rollouts, 1).rewards.mean(1)
+        # The chance of the draws before, which takes most of the noise off the change.
+        return _draw(policy, prompts, sampling, sampling.rollouts, 0).rewards.mean(1)
 
-    update = dataclasses.replace(update, reward=rewards())
     probed = walk(
-        update, lambda: reweighted_gradients(policy, drawn, budget.method, update.parameters),
-        rewards, distance, _steps(prompts, sampling),
+        update, lambda: reweighted_gradients(policy, learnt, budget.method, update.parameters),
+        drawn.rewards.mean(1), rewards, distance, _steps(prompts, sampling),
     )  # fmt: skip
     return Estimate("sampled", impacts, probed, drawn, difference)
+
+
+def _rewards(policy: Policy, impacts: Mapping[Method, Impact]) -> Tensor:
+    """The rewards that were measured on the way to the impacts, the same for every method."""
+    measured = next(iter(impacts.values())).rows["reward"]
+    return torch.from_numpy(measured).to(policy.device)
 
 
 def _steps(prompts: CompletionPrompts, sampling: Sampling) -> int:

@@ -6,11 +6,15 @@ tangent kernel. One backward pass of the conditional update and one forward pass
 optimiser's metric: Adam's first step is the sign of the gradient where that exceeds its ε. Where
 the reward bends within the distance, the move is made of several steps.
 
-N prompts · K distances
+As in RL, training prompts form the update and held-out ones are measured: an update raises the
+reward of its own prompts by more than it teaches.
+
+N held-out prompts · K distances
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +29,7 @@ from valuegrad.errors import UserError
 from valuegrad.impact.one_token import expected_rewards
 from valuegrad.policy import Policy, check_full_precision, final_states, logits
 from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
-from valuegrad.tasks.task import Task
+from valuegrad.tasks.task import Example, Task
 
 ADAM_EPSILON = 1e-8
 
@@ -48,19 +52,26 @@ class Probe:
 
 
 def probe(
-    policy: Policy, task: Task, *, method: Method = "grpo", distances: Sequence[float]
+    policy: Policy,
+    task: Task,
+    *,
+    method: Method = "grpo",
+    distances: Sequence[float],
+    prompts: int | None = None,
 ) -> Probe:
-    """Move along the conditional update of a method and measure the reward on the same prompts.
+    """Move along the conditional update of a method and measure the reward on held-out prompts.
 
-    The update is the gradient of mean_q slope_q V_q(θ) with the slopes held fixed: the expectation
-    of the method's policy gradient over all actions. Costs one forward and one backward pass with
-    parameter gradients, and a forward pass a distance. The policy is as before afterwards.
+    The update is the gradient of mean_q slope_q V_q(θ) over training prompts with the slopes held
+    fixed: the expectation of the method's policy gradient over all actions. Costs one forward and
+    one backward pass with parameter gradients over these prompts, and of the held-out ones a
+    forward pass and one more a distance. The policy is as before afterwards.
 
     Args:
         policy: the policy.
-        task: a task with one-token answers; its held-out prompts are used.
+        task: a task with one-token answers.
         method: the critic-free method.
         distances: how far to move, above 0: learning rate × updates.
+        prompts: training prompts that form the update; None takes half as many as are held out.
 
     Returns:
         Rewards before and after each move, and the length of the gradient.
@@ -75,9 +86,35 @@ def probe(
     if not distances or not all(0 < distance < float("inf") for distance in distances):
         raise UserError("distances", str(list(distances)), "numbers above 0", "use lr × updates")
     check_full_precision(policy)
-    prompts = one_token_prompts(policy, task.evaluation, task.reward)
-    update = conditional_update(policy, prompts, method)
-    return move(update, lambda: expected_rewards(policy, prompts), distances)
+    held_out = one_token_prompts(policy, task.evaluation, task.reward)
+    training = one_token_prompts(policy, update_examples(task, prompts), task.reward)
+    update = conditional_update(policy, training, method)
+    return move(update, lambda: expected_rewards(policy, held_out), distances)
+
+
+def update_examples(task: Task, count: int | None = None) -> list[Example]:
+    """Draw the training prompts that form a probe's update, the same ones every time.
+
+    Args:
+        task: the task.
+        count: how many, at most all of them; None takes half as many as are held out.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UserError: a count below 1.
+
+    Example:
+        >>> from valuegrad import arithmetic
+        >>> len(update_examples(arithmetic(prompts=10)))
+        5
+    """
+    count = (len(task.evaluation) + 1) // 2 if count is None else count
+    if count < 1:
+        raise UserError("prompts", str(count), "1 or more", "leave it out for the default")
+    # Evenly, for a file may be sorted.
+    return random.Random(0).sample(task.train, min(count, len(task.train)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +125,11 @@ class Update:
         parameters: what the update moves.
         gradients: of mean_q slope_q V_q with the slopes held fixed, one a parameter.
         gradient_norm: their length, without bias where they are estimated.
-        reward: V per prompt.
-        states: the prompts' ``"final"`` states where they were formed on the way.
     """
 
     parameters: list[Tensor]
     gradients: list[Tensor]
     gradient_norm: float
-    reward: Float[Tensor, " N"]
-    states: Float[Tensor, "N D"] | None = None
 
 
 def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method) -> Update:
@@ -108,12 +141,9 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
         method: the critic-free method.
 
     Returns:
-        The update, with what the forward pass gave on the way.
+        The update.
     """
     parameters = moving_parameters(policy)
-    states = torch.empty(
-        len(prompts), policy.head.shape[1], dtype=policy.head.dtype, device=policy.device
-    )
     values = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
     variances = torch.empty_like(values)
     gradients = [torch.zeros_like(p) for p in parameters]
@@ -122,7 +152,6 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
     for rows in batches([len(t) for t in prompts.tokens], FORWARD_TOKENS):
         final = final_states(policy, [prompts.tokens[row] for row in rows])
         z = logits(policy, final)
-        states[rows] = final.detach()
         p, rewards = z.detach().double().softmax(1), prompts.reward_table(rows)
         values[rows] = (p * rewards).sum(1)
         centred = rewards - values[rows][:, None]
@@ -134,7 +163,7 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
     if method == "ppo":
         scale = float(population_advantages(values, variances, method).slope[0])
         gradients = [g.mul_(scale) for g in gradients]
-    return Update(parameters, gradients, length(gradients), values, states)
+    return Update(parameters, gradients, length(gradients))
 
 
 def moving_parameters(policy: Policy) -> list[Tensor]:
@@ -174,16 +203,17 @@ def move(
     """
     direction = _direction(update.gradients)
     update.gradients.clear()
-    after = []
+    before, after = rewards(), []
     for distance in distances:
         with _moved(update.parameters, direction, distance):
             after.append(rewards())
-    return Probe(tuple(distances), update.reward, torch.stack(after), update.gradient_norm)
+    return Probe(tuple(distances), before, torch.stack(after), update.gradient_norm)
 
 
 def walk(
     update: Update,
     again: Callable[[], list[Tensor]],
+    before: Float[Tensor, " N"],
     rewards: Callable[[], Float[Tensor, " N"]],
     distance: float,
     steps: int,
@@ -196,6 +226,7 @@ def walk(
     Args:
         update: the first; its gradients are used up, the parameters are as they were afterwards.
         again: forms the gradients where the parameters are.
+        before: the reward per prompt before the move.
         rewards: measures the reward per prompt where the parameters are.
         distance: how far to go in all, above 0: learning rate × updates.
         steps: how many steps to make of it, 1 or more.
@@ -214,7 +245,7 @@ def walk(
         for p, old in zip(update.parameters, saved, strict=True):
             p.data = old
     update.gradients.clear()
-    return Probe((distance,), update.reward, after[None], update.gradient_norm)
+    return Probe((distance,), before, after[None], update.gradient_norm)
 
 
 def _direction(gradients: list[Tensor]) -> list[Tensor]:

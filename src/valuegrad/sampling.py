@@ -24,6 +24,8 @@ class Sampling:
         rollout_seed: of the draws.
         probe_steps: steps that the probe's move is made of, its update formed anew after each; by
             default 1 for one-token answers and 4 for longer ones.
+        probe_prompts: training prompts that form that update; by default half as many as are held
+            out.
 
     Raises:
         UserError: a value out of range.
@@ -38,10 +40,11 @@ class Sampling:
     branch: int = 0
     rollout_seed: int = 0
     probe_steps: int | None = None
+    probe_prompts: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"rollouts": 4, "branch": 0, "rollout_seed": 0, "probe_steps": 1}
-        for name, lowest in least.items():
+        least = {"rollouts": 4, "branch": 0, "rollout_seed": 0}
+        for name, lowest in (least | {"probe_steps": 1, "probe_prompts": 1}).items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise UserError(name, str(value), f"{lowest} or more", "raise it")

@@ -48,7 +48,6 @@ def measure(
     site: Site = "final",
     alpha: float = 5.0,
     group_size: int = 16,
-    states: Float[Tensor, "N D"] | None = None,
 ) -> dict[Method, Impact]:
     """Measure Σ, Λ, alignment, headroom and the scores for several methods at once.
 
@@ -63,8 +62,6 @@ def measure(
             Jacobian of width × width a prompt.
         alpha: tilt of the headroom (Eq. 28), in inverse reward units, above 0.
         group_size: actions a group, for pass@k and zero-spread groups.
-        states: the held-out prompts' ``"final"`` states where they are known already, as from
-            `conditional_update`; the policy then reads no prompt here.
 
     Returns:
         One `Impact` a method.
@@ -84,8 +81,7 @@ def measure(
         one_token_prompts(policy, task.evaluation, task.reward) if isinstance(task, Task) else task
     )
     with torch.no_grad():
-        states = prompt_states(policy, prompts) if states is None else states
-        distributions = _Distributions(policy, states)
+        distributions = _Distributions(policy, prompt_states(policy, prompts))
         shared = _moments(distributions, prompts, alpha, group_size)
         by_method = _gradients(policy, prompts, distributions, shared, methods, site)
     return {
