@@ -84,7 +84,7 @@ class Recipe:
 PRESETS = {
     "demo": Recipe(1024, 128, 4, 4, 256, 256, 4096, 600, 30, 5e-3, cooldown=0.6),
     "arithmetic": Recipe(
-        1024, 128, 4, 4, 256, 256, 4096, 600, 50, 5e-3, cooldown=0.4, arithmetic=0.75
+        1024, 128, 4, 4, 256, 256, 4096, 480, 40, 5e-3, cooldown=0.4, arithmetic=0.75
     ),
     "small": Recipe(2048, 128, 4, 4, 384, 256, 8192, 4000, 200, 3e-3),
     "medium": Recipe(8192, 384, 8, 6, 1024, 512, 32768, 8000, 400, 2e-3, 200, 0.3, "bfloat16"),

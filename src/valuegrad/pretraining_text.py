@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sysconfig
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -87,12 +88,16 @@ def code_sequences(
 def problem_sequences(
     tokenizer: Tokenizer, length: int, rows: int, digits: int, seed: int
 ) -> Iterator[Tensor]:
-    """Endless batches of ``rows`` sequences of additions, one a line."""
+    """Endless batches of ``rows`` sequences of additions, one a line.
+
+    Each begins with a whole problem: a model that has met problems only in the middle of a text
+    fails at a prompt that is nothing but one.
+    """
     problems = training_problems(random.Random(f"pretraining {seed}"), digits=digits)
-    waiting: list[int] = []
+    fewest = len("0+0=0\n")
     while True:
-        while len(waiting) < rows * (length + 1):
-            lines = [f"{e.prompt}{e.answer}\n" for e, _ in zip(problems, range(1000), strict=False)]
-            waiting += [t for found in tokenizer.encode_batch(lines) for t in found.ids]
-        used, waiting = waiting[: rows * (length + 1)], waiting[rows * (length + 1) :]
-        yield torch.tensor(used).view(rows, length + 1)
+        texts = [
+            "".join(f"{e.prompt}{e.answer}\n" for e in islice(problems, length // fewest + 1))
+            for _ in range(rows)
+        ]
+        yield torch.tensor([found.ids[: length + 1] for found in tokenizer.encode_batch(texts)])
