@@ -2,8 +2,8 @@
 
 `measure` at the final site, all five methods together, against a bare transformers forward of the
 same prompts with logits at the last position only: at most 1.2 times the time. The probe step is
-reported apart: at most 4.5 forwards, both what it adds to a whole `score` and alone; its update takes
-half as many training prompts. The model has about 100M random parameters and 50,304 tokens.
+reported apart: at most 4.5 forwards, both what it adds to a whole `score` and alone; its update
+takes half as many training prompts. The model has about 100M random parameters and 50,304 tokens.
 """
 
 from __future__ import annotations

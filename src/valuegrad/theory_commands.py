@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -49,11 +51,7 @@ def verify_command(
         dtype: float64, in which identities hold to rounding.
         common: shared flags.
     """
-    hide_bars_of_transformers()
-    one = one_checkpoint(checkpoint)
-    check_code(one, common.trust_remote_code)
-    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
-        policy = load(downloads.get(one), common, dtype)
+    with one_policy(checkpoint, common, dtype) as (policy, progress):
         done = iter(range(len(PARTS)))
         found = verify(
             policy, prompt=prompt, seed=seed,
@@ -125,7 +123,7 @@ def bound_command(
         for i, checkpoint in enumerate(found):
             progress("measuring", i, len(found))
             try:
-                policy = load(downloads.get(checkpoint, found[i + 1 :]), common, dtype)
+                policy = _load(downloads.get(checkpoint, found[i + 1 :]), common, dtype)
                 points += bound_points(policy, chosen, positions=positions, temperature=temperature)
             except RunError as error:
                 failures[checkpoint.name] = str(error)
@@ -160,15 +158,12 @@ def _write(common: CommonFlags, points: list[dict[str, Any]], summary: dict[str,
     return [str(data), *draw(bound_chart(points, summary), common.out, "bound")]
 
 
-def load(checkpoint: Checkpoint, common: CommonFlags, dtype: str) -> Policy:
-    """Load a checkpoint as the shared flags say."""
-    return load_policy(
-        checkpoint, device=common.device, dtype=dtype, trust_remote_code=common.trust_remote_code
-    )
-
-
-def one_checkpoint(reference: str) -> Checkpoint:
-    """The checkpoint that a reference means, which must be one."""
+@contextmanager
+def one_policy(
+    reference: str, common: CommonFlags, dtype: str
+) -> Iterator[tuple[Policy, StderrProgress]]:
+    """The policy of the one checkpoint that a reference means, and where to tell of progress."""
+    hide_bars_of_transformers()
     found = resolve([reference])
     if len(found) > 1:
         names = ", ".join(c.label for c in found[:3])
@@ -176,7 +171,15 @@ def one_checkpoint(reference: str) -> Checkpoint:
             "CHECKPOINT", f"{reference}, {len(found)} checkpoints ({names} …)", "one checkpoint",
             "name one of them",
         )  # fmt: skip
-    return found[0]
+    check_code(found[0], common.trust_remote_code)
+    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
+        yield _load(downloads.get(found[0]), common, dtype), progress
+
+
+def _load(checkpoint: Checkpoint, common: CommonFlags, dtype: str) -> Policy:
+    return load_policy(
+        checkpoint, device=common.device, dtype=dtype, trust_remote_code=common.trust_remote_code
+    )
 
 
 def _examples(task: TaskSettings, count: int, seed: int) -> list[Example]:

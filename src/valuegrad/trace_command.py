@@ -6,15 +6,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from valuegrad.downloads import Downloads
 from valuegrad.flags import COMMON, CommonFlags
-from valuegrad.output import hide_bars_of_transformers, print_json, stdout
-from valuegrad.policy import check_code
-from valuegrad.progress import StderrProgress
+from valuegrad.output import print_json, stdout
 from valuegrad.report.tables import TABLE_ROWS, table_sites, trace_table
 from valuegrad.report.trace_text import finding, site_name
 from valuegrad.study.records import to_json, write_atomically
-from valuegrad.theory_commands import Flat, load, one_checkpoint
+from valuegrad.theory_commands import Flat, one_policy
 from valuegrad.trace import MAX_TOKENS, Trace, trace, trace_document
 
 
@@ -47,11 +44,7 @@ def trace_command(
         dtype: float32, float64, bfloat16 or float16.
         common: shared flags.
     """
-    hide_bars_of_transformers()
-    one = one_checkpoint(checkpoint)
-    check_code(one, common.trust_remote_code)
-    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
-        policy = load(downloads.get(one), common, dtype)
+    with one_policy(checkpoint, common, dtype) as (policy, _):
         found = trace(
             policy, prompt, completion, sites=None if site is None else site.split(","),
             advantage=advantage, max_tokens=max_tokens, seed=seed,
