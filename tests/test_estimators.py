@@ -7,6 +7,7 @@ import pytest
 from tests import letters
 
 from valuegrad.estimators import estimate
+from valuegrad.impact.readiness import readiness
 from valuegrad.sampling import Sampling
 from valuegrad.training.settings import Budget
 
@@ -65,3 +66,17 @@ def test_the_policy_is_as_it_was(way):
     before = {name: p.clone() for name, p in state.items()}
     probed(way, slice(0, 6), slice(10, 16))
     assert all((before[name] == p).all() for name, p in state.items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_readiness_is_of_every_token(way):
+    """Signal × headroom: Eq. 24 for one token, reward times advantage for more of them."""
+    impact = probed(way, slice(0, 6), slice(10, 24)).impacts["grpo"]
+    found = readiness(impact, one_token=way == "vocabulary")
+    deviation = np.sqrt(impact.rows["reward_variance"])
+    longer = deviation**2 / (deviation + 1e-4)
+    expected = impact.rows["alignment"] if way == "vocabulary" else longer
+    tolerance = 0.2 if way == "sampled" else 1e-9
+    np.testing.assert_allclose(found["signal"], expected, rtol=tolerance, atol=0.02 * tolerance)
+    np.testing.assert_array_equal(found["readiness"], found["signal"] * impact.rows["headroom"])
+    assert probed(way, slice(0, 6), slice(10, 24)).one_token == (way == "vocabulary")

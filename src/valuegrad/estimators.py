@@ -41,15 +41,19 @@ class Estimate:
         estimator: ``vocabulary``, ``teacher-forced`` or ``sampled``.
         impacts: by method.
         probe: the move at one distance, its rewards before on the same footing as those after.
+        probe_prompts: training prompts that formed its update.
         drawn: the rollouts, None where nothing was sampled.
         logp_difference: of the draws, nats; None where nothing was sampled.
+        one_token: whether completions are one token.
     """
 
     estimator: str
     impacts: Mapping[Method, Impact]
     probe: Probe
+    probe_prompts: int
     drawn: Rollouts | None = None
     logp_difference: float | None = None
+    one_token: bool = False
 
     @property
     def change(self) -> np.ndarray:
@@ -132,7 +136,7 @@ def _over_vocabulary(
         _rewards(policy, impacts), lambda: expected_rewards(policy, prompts), distance,
         sampling.steps(one_token=True),
     )  # fmt: skip
-    return Estimate("vocabulary", impacts, probed)
+    return Estimate("vocabulary", impacts, probed, len(seen), one_token=True)
 
 
 def _by_teacher_forcing(
@@ -152,7 +156,7 @@ def _by_teacher_forcing(
         _rewards(policy, impacts), lambda: answer_values(policy, prompts), distance,
         _steps(prompts, sampling),
     )  # fmt: skip
-    return Estimate("teacher-forced", impacts, probed, drawn)
+    return Estimate("teacher-forced", impacts, probed, len(seen), drawn)
 
 
 def _by_rollouts(
@@ -175,7 +179,8 @@ def _by_rollouts(
         update, lambda: reweighted_gradients(policy, learnt, budget.method, update.parameters),
         drawn.rewards.mean(1), rewards, distance, _steps(prompts, sampling),
     )  # fmt: skip
-    return Estimate("sampled", impacts, probed, drawn, difference)
+    single = prompts.max_tokens == 1
+    return Estimate("sampled", impacts, probed, len(seen), drawn, difference, one_token=single)
 
 
 def _rewards(policy: Policy, impacts: Mapping[Method, Impact]) -> Tensor:

@@ -42,7 +42,8 @@ class Probe:
         distances: lengths of the move in Adam's metric: learning rate × updates.
         reward_before: V per held-out prompt.
         reward_after: V per distance and held-out prompt.
-        gradient_norm: ‖∇_θ‖ of the conditional objective, the mean over prompts of slope · V.
+        gradient_norm: ‖∇_θ‖ of the conditional objective, the mean over training prompts of
+            slope · V; their scatter makes it longer than that over all prompts.
     """
 
     distances: tuple[float, ...]
@@ -124,7 +125,7 @@ class Update:
     Attributes:
         parameters: what the update moves.
         gradients: of mean_q slope_q V_q with the slopes held fixed, one a parameter.
-        gradient_norm: their length, without bias where they are estimated.
+        gradient_norm: their length, without the bias of rollouts where they are drawn.
     """
 
     parameters: list[Tensor]

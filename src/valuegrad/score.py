@@ -64,6 +64,7 @@ class Score:
     zero_spread_groups: float
     standard_errors: dict[str, float]
     estimator: str
+    probe_prompts: int
     rollouts: int | None
     truncated: float | None
     empty: float | None
@@ -87,11 +88,12 @@ def score(
     Args:
         policy: the policy.
         task: the task; its held-out prompts are measured, in closed form where the answers are one
-            token or the reward is exact, from rollouts otherwise.
+            token or the reward is exact, from rollouts otherwise. Training prompts form the
+            update of the probe step.
         budget: the RL budget that the score is a prediction for, its method included.
         site: where the gradients live; the probe step and the rewards do not depend on it.
         alpha: tilt of the headroom (Eq. 28), in inverse reward units.
-        sampling: how many rollouts, where any are needed.
+        sampling: of the probe step, and how many rollouts where any are needed.
 
     Returns:
         The score. Its rows hold every method's measurements, its fields those of the budget's.
@@ -135,6 +137,7 @@ def score(
         gradient_norm=found.probe.gradient_norm,
         standard_errors=errors,
         estimator=found.estimator,
+        probe_prompts=found.probe_prompts,
         rollouts=None if drawn is None else drawn.rewards.shape[1],
         truncated=None if drawn is None else float(drawn.truncated.double().mean()),
         empty=None if drawn is None else float(drawn.empty.double().mean()),
@@ -151,7 +154,7 @@ def _rows(found: Estimate, task: Task, budget: Budget) -> Columns:
     rows = {k: v for k, v in impact.rows.items() if k not in per_method}
     for m, other in found.impacts.items():
         rows |= {f"{k}:{m}": other.rows[k] for k in sorted(per_method)}
-    rows |= readiness(impact)
+    rows |= readiness(impact, one_token=found.one_token)
     return rows | {
         "probe_step": found.change,
         "prompt": np.array([e.prompt for e in task.evaluation]),
@@ -164,6 +167,7 @@ def probe_updates(budget: Budget) -> float:
 
 
 def _standard_error(values: np.ndarray) -> float:
+    # Over the prompts that are measured, given the update.
     # Prompts that all say the same, as without any success, do not say how sure that is.
     if np.ptp(values) == 0:
         return math.nan

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from valuegrad.errors import UserError
@@ -103,35 +102,32 @@ def write_prompts(folder: Path, outcome: Outcome, *, keep: bool = False) -> None
                 {"checkpoint": [measured.checkpoint.name] * len(rows["prompt"]), **rows}
             )
             every.append(whole)
-            ready.append(_by_readiness(whole, measured.score["method"]))
+            ready.append(_by_readiness(whole))
     for name, tables in ((PROMPTS, every), (READINESS, ready)):
         if tables:
-            before = _others(folder / name, outcome) if keep else []
+            whole = pa.concat_tables(tables)
             buffer = io.BytesIO()
-            pq.write_table(pa.concat_tables([*before, *tables], promote_options="default"), buffer)
+            pq.write_table(_with_others(folder / name, whole) if keep else whole, buffer)
             write_atomically(folder / name, buffer.getvalue())
 
 
-def _others(path: Path, outcome: Outcome) -> list[pa.Table]:
-    """The rows of a file that are of other checkpoints than these."""
+def _with_others(path: Path, rows: pa.Table) -> pa.Table:
+    """These rows after those of a file that are of other checkpoints, however they are spelt."""
     if not path.is_file():
-        return []
+        return rows
+    known = {Path(name).resolve() for name in rows["checkpoint"].to_pylist()}
     try:
         found = pq.read_table(path)
-        known = pa.array([measured.checkpoint.name for measured in outcome.measured])
-        return [found.filter(pc.invert(pc.is_in(found["checkpoint"], value_set=known)))]
+        others = [Path(name).resolve() not in known for name in found["checkpoint"].to_pylist()]
+        return pa.concat_tables([found.filter(pa.array(others)), rows], promote_options="default")
     except (pa.ArrowException, KeyError):
-        return []  # Damaged, or another program's; the records behind it are kept.
+        return rows  # Damaged, or another program's; the records behind it are kept.
 
 
-def _by_readiness(rows: pa.Table, method: str) -> pa.Table:
+def _by_readiness(rows: pa.Table) -> pa.Table:
     """The prompts of a checkpoint, those with the most signal × headroom first."""
-    signal = f"alignment:{method}"
-    kept = rows.select(
-        ["checkpoint", "prompt", "verdict", "readiness", "reward", signal, "headroom"]
-    )
-    kept = kept.rename_columns([*kept.column_names[:5], "signal", "headroom"])
-    return kept.sort_by([("readiness", "descending")])
+    names = ["checkpoint", "prompt", "verdict", "readiness", "reward", "signal", "headroom"]
+    return rows.select(names).sort_by([("readiness", "descending")])
 
 
 def _with_report(folder: Path, document: dict[str, Any]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ class Task:
 
     Attributes:
         name: for tables and records.
-        train: the prompts that RL draws from.
-        evaluation: the held-out prompts that every measurement uses; disjoint from `train`.
+        train: the prompts that RL draws from, and the probe step's update.
+        evaluation: the held-out prompts that are measured; disjoint from `train`.
         reward: what a completion earns.
         max_tokens: the most tokens a completion may have, its stop token included; None leaves it
             to the answers (theirs where the reward is exact, `MAX_TOKENS` otherwise).
