@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from valuegrad.cli import run
+from valuegrad.messages import doubts
 from valuegrad.pretraining_text import standard_library
 from valuegrad.statement import inequality
+from valuegrad.tasks.build import TaskSettings
 from valuegrad.verification.run import PARTS
 
 SCORE_KEYS = {
@@ -82,6 +84,51 @@ def test_train_prints_the_mean_of_several_seeds(checkpoint, flags, capsys):
     assert [float(line[6]) for line in means] == pytest.approx(deviations, rel=1e-2)
     assert run(["train", str(checkpoint("gpt2")), *flags, "--seeds", "1"]) == 0
     assert "mean" not in capsys.readouterr().out
+
+
+def test_lists_and_runs_are_written_where_out_says(checkpoint, flags, tmp_path, capsys):
+    folder = str(checkpoint("gpt2"))
+    assert run(["checkpoints", folder, "--json", "--out", str(tmp_path / "list")]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "list" / "checkpoints.json").read_text()) == rows
+    words = ["train", folder, *flags, "--seeds", "1", "--json", "--out", str(tmp_path / "runs")]
+    assert run(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "runs" / "train.json").read_text()) == rows
+    assert run(words) == 0
+    assert "1 result was in" in capsys.readouterr().err
+
+
+def test_set_and_flags_reach_the_configuration(checkpoint, task_file, tmp_path, capsys):
+    config = tmp_path / "study.toml"
+    config.write_text(
+        f"checkpoints = [{str(checkpoint('gpt2'))!r}]\n[task]\nname = '{task_file}'\n"
+    )
+    words = ["study", str(config), "--no-train", "--set", "budget.seed=7", "--set", "dtype=float64"]
+    assert run([*words, "--out", str(tmp_path / "a")]) == 0
+    found = json.loads((tmp_path / "a" / "study-config.json").read_text())
+    assert (found["budget"]["seed"], found["dtype"]) == (7, "float64")
+    assert run([*words, "--seed", "9", "--out", str(tmp_path / "b")]) == 0
+    found = json.loads((tmp_path / "b" / "study-config.json").read_text())
+    assert found["budget"]["seed"] == 9
+    few = [str(config), "--set", "budget.updates=[1]", "--set", "budget.seeds=1"]
+    capsys.readouterr()
+    assert run(["study", *few, "--out", str(tmp_path / "c")]) == 0
+    assert "No correlations: fewer than 4" in capsys.readouterr().out
+
+
+def test_a_score_without_right_answers_suggests_a_stop(capsys):
+    score = {"label": "step7", "estimator": "teacher-forced", "reward_before": 1e-8, "truncated": 0}
+    score |= {"probe_prompts": 128, "n_prompts": 256}
+    (doubt,) = doubts(score, TaskSettings(name="some.jsonl"))
+    assert r"--stop '\n'" in doubt
+    assert not doubts(score, TaskSettings(name="some.jsonl", stop="\n"))
+    assert not doubts(score, TaskSettings(name="arithmetic"))
+    assert not doubts({**score, "reward_before": 0.01}, TaskSettings(name="some.jsonl"))
+    cut = {**score, "reward_before": 0.01, "truncated": 0.9}
+    assert "90% of the completions of step7" in doubts(cut, TaskSettings())[0]
+    few = {**score, "reward_before": 0.01, "probe_prompts": 3}
+    assert "rests on 3 training prompts" in doubts(few, TaskSettings())[0]
 
 
 def test_scores_of_one_folder_may_come_one_by_one(checkpoint, flags, tmp_path, capsys):
@@ -167,7 +214,11 @@ def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, caps
     ("words", "message"),
     [
         (["scor"], "Did you mean"),
-        (["score"], "requires an argument"),
+        (["score"], "CHECKPOINT: got nothing; wanted a value. Fix: see `valuegrad score --help`"),
+        (["trace", "{}"], "--prompt: got nothing"),
+        (["score", "{}", "--updates", "2", "4"], "CHECKPOINT|4"),
+        (["study", "{}/config.json", "4"], "arguments: got '4'"),
+        (["score", "{}", "--dtype", "bfloat16"], "--dtype: got 'bfloat16'; wanted float32 or"),
         (["score", "{}", "--updtes", "3"], "Did you mean"),
         (["score", "{}", "--updates", "3,ten"], "--updates: got '3,ten'; wanted a whole number"),
         (["score", "{}", "--updates", "3,2"], "--updates: got"),
@@ -188,7 +239,7 @@ def test_bound_ends_with_its_summary_and_draws(checkpoint, flags, tmp_path, caps
         (["train", "{}", "--seeds", "0"], "--seeds: got 0"),
         (["study", "none.toml"], "CONFIG: got none.toml"),
         (["report", "none"], "STUDY_DIR: got none"),
-        (["verify"], "requires an argument"),
+        (["verify"], "CHECKPOINT: got nothing"),
         (["verify", "none"], "no folder here, and no answer from the hub|neither a folder here"),
         (["verify", "{}", "--dtype", "float32"], "dtype: got float32; wanted float64"),
         (["verify", "{}", "--prompt", ""], "prompt: got 0 tokens"),

@@ -25,11 +25,12 @@ from valuegrad.flags import (
     assignments,
     study_config,
 )
-from valuegrad.messages import as_flag, wrong_flag
+from valuegrad.messages import as_flag, doubts, wrong_flag
 from valuegrad.output import hide_bars_of_transformers, print_json, stdout
 from valuegrad.progress import StderrProgress
 from valuegrad.report.tables import predictor_table, score_table, study_table, table, train_table
 from valuegrad.study.config import StudyConfig, load_config
+from valuegrad.study.records import to_json, write_atomically
 from valuegrad.study.run import Outcome, run_study
 from valuegrad.theory_commands import bound_command, verify_command
 from valuegrad.trace_command import trace_command
@@ -55,7 +56,7 @@ app.command(trace_command, name="trace")
 
 @app.command
 def study(
-    config: Path,
+    config: Annotated[Path, Parameter(name="CONFIG")],
     /,
     *,
     no_train: bool = False,
@@ -76,8 +77,9 @@ def study(
         dtype: float32 or float64.
         common: shared flags.
     """
-    flags = {**assignments(set_), "budget.seed": seed, "dtype": dtype}
-    loaded = load_config(config, {k: v for k, v in flags.items() if v is not None})
+    named = {"budget.seed": seed, "dtype": dtype}
+    flags = assignments(set_) | {k: v for k, v in named.items() if v is not None}
+    loaded = load_config(config, flags)
     folder = common.out or Path("runs") / config.stem
     return _study(loaded, folder, common, ("score",) if no_train else ("score", "train"))
 
@@ -106,7 +108,7 @@ def score(
         dtype: float32 or float64.
         task: the task.
         budget: the RL budget that the prediction is for.
-        sampling: rollouts, where the task has no closed form.
+        sampling: the probe step, and rollouts where the task has no closed form.
         common: shared flags.
     """
     from valuegrad.study.output import write_score
@@ -127,12 +129,8 @@ def score(
         if common.out is not None:
             stdout.print(f"{common.out / 'readiness.parquet'} and readiness.png", soft_wrap=True)
     for row in scores:
-        if (row["truncated"] or 0) > 0.5:
-            print(
-                f"valuegrad: {row['truncated']:.0%} of the completions of {row['label']} were cut "
-                "off at the most tokens; --stop ends them earlier, --max-tokens later",
-                file=sys.stderr,
-            )
+        for doubt in doubts(row, task):
+            print(f"valuegrad: {doubt}", file=sys.stderr)
     return _finish(outcome)
 
 
@@ -142,7 +140,7 @@ def _verdict(ranking: Sequence[dict[str, Any]]) -> str:
     if not (best["probe_step"] or 0) > 0:
         return "No checkpoint shows a signal that RL could follow on this task"
     if len(ranking) == 1:
-        return "probe_step: the reward change that a noise-free update of this budget brings"
+        return "probe_step: the reward change that noise-free updates bring in half of this budget"
     return f"RL is predicted to help most from [bold]{best['checkpoint']}[/bold]"
 
 
@@ -189,10 +187,14 @@ def train(
         for run in m.runs
         for updates, after in zip(run["updates"], run["rewards_after"], strict=True)
     ]
+    if common.out is not None:
+        write_atomically(common.out / "train.json", to_json(rows))
     if common.json:
         print_json(rows)
     else:
         stdout.print(train_table(rows))
+        if common.out is not None:
+            stdout.print(str(common.out / "train.json"), soft_wrap=True)
     return _finish(outcome)
 
 
@@ -254,6 +256,8 @@ def checkpoints(
         {"checkpoint": c.name, **{name: getattr(c, name) for name in names}}
         for c in resolve(references, every_revision=True)
     ]
+    if common.out is not None:
+        write_atomically(common.out / "checkpoints.json", to_json(rows))
     if common.json:
         print_json(rows)
     else:
@@ -262,7 +266,12 @@ def checkpoints(
 
 
 @app.command
-def report(folder: Path, /, *, common: Annotated[CommonFlags, Flat] = COMMON) -> int:
+def report(
+    folder: Annotated[Path, Parameter(name="STUDY_DIR")],
+    /,
+    *,
+    common: Annotated[CommonFlags, Flat] = COMMON,
+) -> int:
     """Make the figures and the page of a study anew from its records alone.
 
     Example: ``valuegrad report runs/study``
@@ -294,7 +303,9 @@ def _study(
     else:
         stdout.print(study_table(document))
         if document["trained"]:
-            stdout.print(predictor_table(document))
+            reasons = [p["reasons"].get("spearman") for p in document["predictors"].values()]
+            none = f"No correlations: {reasons[0]}" if all(reasons) else ""
+            stdout.print(none or predictor_table(document))
         _open_me(document)
     return _finish(outcome)
 
@@ -310,7 +321,8 @@ def _run(
             progress=progress,
         )  # fmt: skip
     if outcome.reused:
-        print(f"{outcome.reused} results were in {folder} already", file=sys.stderr)
+        count = "1 result was" if outcome.reused == 1 else f"{outcome.reused} results were"
+        print(f"{count} in {folder} already", file=sys.stderr)
     return outcome
 
 
@@ -358,7 +370,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except UserError as error:
         # A study's settings are keys of its file, whose names stay.
-        flags = FLAGS if arguments[0] != "study" else ()
+        flags = FLAGS if arguments[0] != "study" else {"device", "dtype"}
         print(f"valuegrad: {as_flag(error, flags)}", file=sys.stderr)
         return 2
     except ValuegradError as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from cyclopts import CoercionError, CycloptsError
+from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from valuegrad.errors import UserError
+from valuegrad.tasks.build import TaskSettings
 
+FEW = 32  # training prompts below which a probe step falls short
+RARE = 1e-4  # mean reward below which an answer's end is the likelier fault
 # What pydantic calls the kinds, by the first word of its error's type.
 _KINDS = {
     "int": "a whole number",
@@ -30,6 +33,15 @@ def wrong_flag(error: CycloptsError) -> CycloptsError | UserError:
     Returns:
         What to show.
     """
+    if isinstance(error, UnusedCliTokensError):
+        rest = " ".join(error.unused_tokens or ())
+        return UserError(
+            "arguments", repr(rest), "one value after a flag", "join lists with commas: 10,20,25"
+        )
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        command = " ".join(("valuegrad", *(error.command_chain or ())))
+        name = error.keyword or error.argument.name
+        return UserError(name, "nothing", "a value", f"see `{command} --help`")
     if not isinstance(error, CoercionError) or error.token is None or error.msg is not None:
         return error
     name = error.token.keyword or (error.argument.name if error.argument else "argument")
@@ -82,3 +94,34 @@ def as_flag(error: UserError, flags: Collection[str]) -> UserError:
         return error
     flag = "--" + error.argument.replace("_", "-")
     return UserError(flag, error.got, error.wanted, error.fix)
+
+
+def doubts(score: Mapping[str, Any], task: TaskSettings) -> list[str]:
+    """What about a score suggests that it is not of what was meant.
+
+    Args:
+        score: an object of ``valuegrad score --json``.
+        task: the settings of its task.
+
+    Returns:
+        A sentence each.
+    """
+    found = []
+    generated = task.name.startswith(("arithmetic", "gym:"))
+    own_stop = task.stop is None and not generated and score["estimator"] == "teacher-forced"
+    if own_stop and score["reward_before"] < RARE:
+        found.append(
+            f"{score['label']} hardly ever gives a right answer and ends there; base models rarely "
+            r"write their stop token: --stop '\n' may show more"
+        )
+    if score["probe_prompts"] < min(FEW, score["n_prompts"] // 2):
+        found.append(
+            f"the probe step of {score['label']} rests on {score['probe_prompts']} training "
+            "prompts, which predict too little: hold out fewer, or give more"
+        )
+    if (score["truncated"] or 0) > 0.5:
+        found.append(
+            f"{score['truncated']:.0%} of the completions of {score['label']} were cut off at the "
+            "most tokens; --stop ends them earlier, --max-tokens later"
+        )
+    return found

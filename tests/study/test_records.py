@@ -131,3 +131,18 @@ def test_a_value_of_the_wrong_kind_is_named_with_what_was_wanted(changes, messag
     with pytest.raises(UserError, match=message) as caught:
         parse_config({"checkpoints": ["a"], **changes})
     assert "Input should" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pair", ["task.name.foo=1", "checkpoints.x=1"])
+def test_a_key_below_a_value_is_refused(tmp_path, pair):
+    path = tmp_path / "study.toml"
+    path.write_text('checkpoints = ["a"]\n[task]\nname = "label-copy"\n')
+    key, _, value = pair.partition("=")
+    with pytest.raises(UserError, match=f"--set: got {key}, below something that is no table"):
+        load_config(path, {key: value})
+
+
+def test_a_folder_of_a_version_with_other_keys_is_another_configuration(tmp_path):
+    claim(tmp_path / "s", '{"sampling": {"rollouts": 32}}')
+    with pytest.raises(UserError, match="probe_prompts is unknown there, None here"):
+        claim(tmp_path / "s", '{"sampling": {"rollouts": 32, "probe_prompts": null}}')

@@ -98,8 +98,8 @@ def test_jsonl_keeps_columns_and_splits_by_text(tmp_path):
         ('{"prompt": 3, "answer": "b"}\n', r"t\.jsonl:1: got an unusable field 'prompt'"),
         ('{"prompt": "a", "answer": true}\n', r"t\.jsonl:1: got an unusable field 'answer'"),
         ('{"prompt": "a", "answer": NaN}\n', r"t\.jsonl:1: got an unusable field 'answer'"),
-        ('{"prompt": "a", "answer": "b"}\n', "1 prompts, none of them"),
-        ("", "0 prompts"),
+        ('{"prompt": "a", "answer": "b"}\n', "1 different prompts, none of them"),
+        ("", "0 different prompts"),
     ],
 )
 def test_jsonl_names_file_and_line(tmp_path, text, message):

@@ -84,8 +84,9 @@ def _prompts(document: Document, colour: alt.Color) -> ChartType:
 
 def _title(document: Document) -> str:
     counts = _chosen(document)
-    part = share(counts[READY] / sum(counts.values()))
-    return f"{part} of the prompts are ready for RL at the checkpoint chosen"
+    part = share(counts[READY] / sum(counts.values())) if counts[READY] else "None"
+    label = document["checkpoints"][ranked(document)[0]]["label"]
+    return f"{part} of the prompts are ready for RL at {label}, the checkpoint chosen"
 
 
 def _subtitle(document: Document) -> str:

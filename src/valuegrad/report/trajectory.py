@@ -19,17 +19,17 @@ WIDE = 300  # a quantity that spans a larger factor than this is drawn in powers
 
 
 def checkpoint_rows(document: Document) -> list[dict[str, Any]]:
-    """Make one row a checkpoint, in the document's order: its place, axis name and label."""
+    """Make one row a checkpoint, in the document's order: its place on the axis, name and label."""
     names, _ = _axis_names(document)
-    labels = column(document, "label")
+    labels, places = column(document, "label"), _sorted_names(document)
     return [
-        {"order": i, "name": name, "checkpoint": label}
-        for i, (name, label) in enumerate(zip(names, labels, strict=True))
+        {"order": places.index(name), "name": name, "checkpoint": label}
+        for name, label in zip(names, labels, strict=True)
     ]
 
 
 def checkpoint_axis(document: Document, width: int, *, labels: bool = True) -> alt.X:
-    """Make the x axis that has one place a checkpoint, in the document's order.
+    """Make the x axis that has one place a checkpoint, by step where that is known.
 
     Args:
         document: of a study.
@@ -48,12 +48,12 @@ def checkpoint_axis(document: Document, width: int, *, labels: bool = True) -> a
     elif names == list(column(document, "label")) and longest * CHARACTER + 6 > width / len(names):
         axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 150}
         axis["labelOverlap"] = "greedy" if len(names) * LEAST > width else False
-    return alt.X("name:O", sort=names, title=title if labels else None, axis=axis)
+    return alt.X("name:O", sort=_sorted_names(document), title=title if labels else None, axis=axis)
 
 
 def checkpoint_colour(document: Document) -> alt.Color:
     """Make the colour that runs from the first checkpoint to the last."""
-    names, title = _axis_names(document)
+    names, title = _sorted_names(document), _axis_names(document)[1]
     last = max(len(names) - 1, 1)
     shown = sorted({round(i * last / (LEGEND - 1)) for i in range(LEGEND)} & set(range(len(names))))
     return alt.Color(
@@ -104,3 +104,12 @@ def _axis_names(document: Document) -> tuple[list[str], str]:
     if None not in steps and len(set(steps)) == len(steps):
         return [f"{step:,}" for step in steps], "pretraining step"
     return list(column(document, "label")), "checkpoint"
+
+
+def _sorted_names(document: Document) -> list[str]:
+    """The axis names in order: by step where that is known, else the document's."""
+    names, title = _axis_names(document)
+    if title == "checkpoint":
+        return names
+    steps = column(document, "step")
+    return [names[i] for i in sorted(range(len(names)), key=lambda i: steps[i])]

@@ -14,10 +14,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from valuegrad.errors import UserError, check_positive
 from valuegrad.messages import wrong_key
-from valuegrad.policy import DTYPES
 from valuegrad.sampling import Sampling
 from valuegrad.tasks.build import TaskSettings
 from valuegrad.training.settings import Budget
+
+PRECISE = ("float32", "float64")  # what probe steps and RL can move in
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class StudyConfig:
         checkpoints: references: folders, globs of folders, or ``repo@pattern*`` on the hub.
         task: what to learn.
         budget: the RL budget, its method included.
-        sampling: how the task is measured where it has no closed form.
+        sampling: how the task is measured: the probe step, and rollouts where they are needed.
         site: where value gradients and costates live.
         alpha: tilt of the headroom.
         dtype: of the arithmetic.
@@ -46,8 +47,8 @@ class StudyConfig:
         if not self.checkpoints:
             raise UserError("checkpoints", "an empty list", "at least one", "name a folder")
         check_positive("alpha", self.alpha, "use the default, 5")
-        if self.dtype not in DTYPES:
-            raise UserError("dtype", repr(self.dtype), f"one of {', '.join(DTYPES)}", "choose one")
+        if self.dtype not in PRECISE:
+            raise UserError("dtype", repr(self.dtype), " or ".join(PRECISE), "choose one")
 
     def resolved(self) -> str:
         """The whole configuration as JSON, defaults included: what a study folder belongs to."""
@@ -82,7 +83,10 @@ def load_config(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stu
             *parents, last = dotted.split(".")
             branch = tree
             for parent in parents:
-                branch = branch.setdefault(parent, {})
+                branch = branch.setdefault(parent, {}) if isinstance(branch, dict) else None
+            if not isinstance(branch, dict):
+                got = f"{dotted}, below something that is no table"
+                raise UserError("--set", got, "a key of the file", "for example budget.seeds=1")
             branch[last] = value
     return parse_config(tree, str(path))
 

@@ -185,8 +185,10 @@ def _difference(known: str, asked: str) -> str:
         old, new = _flat(json.loads(known)), _flat(json.loads(asked))
     except ValueError:
         return "its study-config.json is damaged"
-    changed = [k for k in {**old, **new} if k != "checkpoints" and old.get(k) != new.get(k)]
-    shown = [f"{key} is {old.get(key)!r} there, {new.get(key)!r} here" for key in changed[:3]]
+    # A key that is not there is not a null one: it is of another version.
+    both = [(k, *(repr(c[k]) if k in c else "unknown" for c in (old, new))) for k in {**old, **new}]
+    changed = [found for found in both if found[0] != "checkpoints" and found[1] != found[2]]
+    shown = [f"{key} is {there} there, {here} here" for key, there, here in changed[:3]]
     return "; ".join(shown)
 
 

@@ -155,7 +155,8 @@ class _Study:
             with _Guard(self, checkpoint):
                 inputs = self._score_inputs(checkpoint)
                 self.scores[checkpoint] = self._once("score", inputs, checkpoint, self._score)
-        progress("scoring", total, total)
+        if self._whole():
+            progress("scoring", total, total)
 
     def train_all(self, progress: Progress) -> None:
         seeds, first = self.config.budget.seeds, self.config.budget.seed

@@ -127,8 +127,10 @@ def _used(settings: TaskSettings, *options: str) -> dict[str, Any]:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if field.name not in (*options, *_OF_EVERY_TASK) and value != field.default:
+            # A seed alone could be that of RL.
+            argument = "task_seed" if field.name == "seed" else field.name
             raise UserError(
-                field.name, repr(value), f"none for {settings.name}, which does not read it",
+                argument, repr(value), f"none for {settings.name}, which does not read it",
                 _INSTEAD.get(field.name, "leave it out"),
             )  # fmt: skip
     return {option: getattr(settings, option) for option in options}

@@ -81,6 +81,8 @@ def jsonl_task(
                     examples[example.prompt] = example
         except UnicodeDecodeError as error:
             raise UserError(str(path), str(error), "UTF-8 text", "convert the file") from error
+    if prompts is not None and prompts < 1:
+        raise UserError("prompts", str(prompts), "1 or more", "leave it out for the default")
     sides: dict[bool, list[Example]] = {False: [], True: []}
     for example in examples.values():
         sides[held_out(example.prompt, eval_fraction)].append(example)
@@ -88,9 +90,9 @@ def jsonl_task(
         if not sides[side]:
             raise UserError(
                 str(path),
-                f"{len(examples)} prompts, none of them {name}",
+                f"{len(examples)} different prompts, none of them {name}",
                 "prompts on both sides of the split",
-                "add lines or change eval_fraction",
+                "add lines or change --eval-fraction",
             )
     train, evaluation = (apply_template(prompt_template, sides[s]) for s in (False, True))
     return Task(path.name, train, evaluation[:prompts], scored)
