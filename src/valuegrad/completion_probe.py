@@ -14,7 +14,13 @@ from valuegrad.credit.exact_answers import log_answer_values
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.credit.value_gradient import FORWARD_TOKENS
 from valuegrad.policy import Policy, logits
-from valuegrad.probe import Update, add_gradients, length, moving_parameters
+from valuegrad.probe import (
+    Update,
+    add_gradients,
+    moving_parameters,
+    own_slopes,
+    whole_update,
+)
 from valuegrad.rollouts import Rollouts
 from valuegrad.tasks.completion_prompts import CompletionPrompts
 from valuegrad.tasks.one_token import batches
@@ -34,17 +40,12 @@ def exact_update(policy: Policy, prompts: CompletionPrompts, method: Method) -> 
     parameters = moving_parameters(policy)
     gradients = [torch.zeros_like(p) for p in parameters]
     value = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
-    # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
-    local: Method = "reinforce" if method == "ppo" else method
     for rows, log_v in log_answer_values(policy, prompts):
         here = value[rows] = log_v.detach().exp()
-        slope = population_advantages(here, here * (1 - here), local).slope
+        slope = own_slopes(here, here * (1 - here), method)
         # ∇ slope V = slope V ∇ log V.
         add_gradients(gradients, log_v, parameters, slope * here / len(prompts))
-    if method == "ppo":
-        scale = float(population_advantages(value, value * (1 - value), method).slope[0])
-        gradients = [g.mul_(scale) for g in gradients]
-    return Update(parameters, gradients, length(gradients))
+    return whole_update(parameters, gradients, value, value * (1 - value), method)
 
 
 def sampled_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:

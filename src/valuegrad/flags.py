@@ -99,8 +99,9 @@ class CommonFlags:
 
 # Settings and the flags that name them, where a study's file has them as keys.
 _KEYS = {f.name for owner in (Budget, TaskSettings, Sampling) for f in fields(owner)}
-_OTHERS = {"site", "alpha", "dtype", "device", "task", "temperature", "prompt", "completion"}
-_OTHERS.add("task_seed")
+_OTHERS = {
+    "site", "alpha", "dtype", "device", "task", "task_seed", "temperature", "prompt", "completion",
+}  # fmt: skip
 FLAGS = frozenset(_OTHERS | _KEYS - {"name"})
 BUDGET, TASK, COMMON = BudgetFlags(), TaskFlags(), CommonFlags()
 SAMPLING = SamplingFlags()

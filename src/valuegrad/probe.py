@@ -148,8 +148,6 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
     values = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
     variances = torch.empty_like(values)
     gradients = [torch.zeros_like(p) for p in parameters]
-    # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
-    local: Method = "reinforce" if method == "ppo" else method
     for rows in batches([len(t) for t in prompts.tokens], FORWARD_TOKENS):
         final = final_states(policy, [prompts.tokens[row] for row in rows])
         z = logits(policy, final)
@@ -157,10 +155,32 @@ def conditional_update(policy: Policy, prompts: OneTokenPrompts, method: Method)
         values[rows] = (p * rewards).sum(1)
         centred = rewards - values[rows][:, None]
         variances[rows] = (p * centred.square()).sum(1)
-        slope = population_advantages(values[rows], variances[rows], local).slope
+        slope = own_slopes(values[rows], variances[rows], method)
         # ∂(slope V)/∂z = slope p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
         cotangent = (p * centred).mul_(slope[:, None] / len(prompts)).to(z.dtype)
         add_gradients(gradients, z, parameters, cotangent)
+    return whole_update(parameters, gradients, values, variances, method)
+
+
+def own_slopes(
+    values: Float[Tensor, " B"], variances: Float[Tensor, " B"], method: Method
+) -> Float[Tensor, " B"]:
+    """What of the slopes a prompt's own moments decide; `whole_update` puts on the rest."""
+    local: Method = "reinforce" if method == "ppo" else method
+    return population_advantages(values, variances, local).slope
+
+
+def whole_update(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    values: Float[Tensor, " N"],
+    variances: Float[Tensor, " N"],
+    method: Method,
+) -> Update:
+    """The update of gradients that were formed with `own_slopes`, batch by batch.
+
+    ppo's slope needs the moments of all prompts, but is one number: it is put on here.
+    """
     if method == "ppo":
         scale = float(population_advantages(values, variances, method).slope[0])
         gradients = [g.mul_(scale) for g in gradients]
