@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Collection
 
 
 class ValuegradError(Exception):
@@ -28,6 +30,25 @@ class UserError(ValuegradError, ValueError):
     def __init__(self, argument: str, got: str, wanted: str, fix: str) -> None:
         self.argument, self.got, self.wanted, self.fix = argument, got, wanted, fix
         super().__init__(f"{argument}: got {got}; wanted {wanted}. Fix: {fix}")
+
+
+def suggestion(got: str, choices: Collection[str], otherwise: str) -> str:
+    """What to do about a word that is none of some: the nearest one, if any is near.
+
+    Args:
+        got: the word.
+        choices: what would have been right.
+        otherwise: the fix where none of them is near.
+
+    Returns:
+        The fix of a `UserError`.
+
+    Example:
+        >>> suggestion("grop", ("grpo", "rloo"), "choose one")
+        "did you mean 'grpo'?"
+    """
+    near = difflib.get_close_matches(got, choices, n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def check_positive(argument: str, value: float, fix: str) -> None:

@@ -1,14 +1,13 @@
-"""Messages for values of the wrong kind, in the same words for a flag and for a key of a file."""
+"""What to say of a request: of wrong values, alike for flags and keys of a file, and of doubts."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, suggestion
 from valuegrad.tasks.build import TaskSettings
 
 FEW = 32  # training prompts below which a probe step falls short
@@ -75,8 +74,7 @@ def wrong_key(name: str, found: Any, default: object) -> UserError:
 
 def one_of(name: str, got: object, choices: Collection[str]) -> UserError:
     """Refuse a value that is none of some, and name the nearest."""
-    near = difflib.get_close_matches(str(got), choices, n=1)
-    fix = f"did you mean {near[0]!r}?" if near else "choose one"
+    fix = suggestion(str(got), choices, "choose one")
     return UserError(name, repr(got), f"one of {', '.join(choices)}", fix)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from valuegrad.errors import UserError, check_positive
+from valuegrad.errors import UserError, check_positive, suggestion
 from valuegrad.messages import wrong_key
 from valuegrad.sampling import Sampling
 from valuegrad.tasks.build import TaskSettings
@@ -127,8 +126,7 @@ def _explained(error: ValidationError, source: str) -> UserError:
     key = f"{source}: {'.'.join(location)}"
     if first["type"] in unknown:
         known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        fix = suggestion(location[-1], known, f"known keys: {', '.join(known)}")
         return UserError(key, "an unknown key", "a key that valuegrad knows", fix)
     if first["type"] in ("missing", "missing_argument"):
         return UserError(key, "nothing", "a value", "add the key")

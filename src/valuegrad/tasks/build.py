@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from valuegrad.errors import UserError
+from valuegrad.errors import UserError, suggestion
 from valuegrad.tasks import gym
 from valuegrad.tasks.arithmetic import arithmetic
 from valuegrad.tasks.jsonl import jsonl_task
@@ -111,8 +110,7 @@ def _built(settings: TaskSettings) -> Task:
             settings, "prompt_field", "answer_field", "eval_fraction", "prompts",
             "prompt_template", *_REWARD,
         ))  # fmt: skip
-    near = difflib.get_close_matches(name, KINDS, n=1)
-    fix = f"did you mean {near[0]!r}?" if near else "use one of those"
+    fix = suggestion(name, KINDS, "use one of those")
     raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
 
 

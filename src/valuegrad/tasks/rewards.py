@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valuegrad.errors import UserError, ValuegradError, check_positive
+from valuegrad.errors import UserError, ValuegradError, check_positive, suggestion
 from valuegrad.tasks import mathematics
 from valuegrad.tasks.number import number
 from valuegrad.tasks.time_limit import NeedsMainThread, TimeLimitPassed, call, call_within
@@ -255,8 +254,7 @@ def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward:
         return FunctionReward(name, mathematics.mathematics, binary=True, timeout=None)
     module, _, function = name.partition(":")
     if not module or not function:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        fix = f"did you mean {near[0]!r}?" if near else "use one of those"
+        fix = suggestion(name, NAMES, "use one of those")
         raise UserError("reward", repr(name), f"{', '.join(NAMES)} or module:function", fix)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
