@@ -19,7 +19,7 @@ from memory import peak_memory
 from models import random_policy
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at
-from valuegrad.policy import Policy, load_policy
+from valuegrad.model.policy import Policy, load_policy
 
 BATCH, PROMPT, COMPLETION = 8, 64, 192
 

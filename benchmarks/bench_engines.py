@@ -11,11 +11,11 @@ import statistics
 import sys
 
 from machine import machine, seconds
-from valuegrad.policy import Policy, load_policy
+from valuegrad.budget import Budget
+from valuegrad.model.policy import Policy, load_policy
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.task import Task
-from valuegrad.training.engine import train
-from valuegrad.training.settings import Budget
+from valuegrad.training.train import train
 
 SEEDS = 5
 BUDGET = Budget(learning_rate=2e-5, updates=(10, 20, 30), prompts_per_update=8, seeds=SEEDS)

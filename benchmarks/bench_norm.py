@@ -15,9 +15,9 @@ import torch
 from machine import machine, paired_ratio, ratio, seconds
 from models import random_policy
 from valuegrad.credit.jacobians import of_function, sampling_jacobian, spectral_norm
-from valuegrad.decoding import advance_embedded, prefix, read
-from valuegrad.policy import logits
-from valuegrad.sites import without_parameter_gradients
+from valuegrad.model.cache import advance_embedded, prefix, read
+from valuegrad.model.policy import logits
+from valuegrad.model.sites import without_parameter_gradients
 
 WIDTH, VOCABULARY, BLOCK = 2048, 50_304, 512
 # Of the output head: logits of this standard deviation give 2 to 3 nats of entropy.

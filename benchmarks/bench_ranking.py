@@ -13,12 +13,12 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from machine import machine, seconds
-from valuegrad.policy import load_policy
-from valuegrad.references import resolve
-from valuegrad.score import score
+from valuegrad.budget import Budget
+from valuegrad.checkpoints.references import resolve
+from valuegrad.impact.score import score
+from valuegrad.model.policy import load_policy
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.training.one_token import train
-from valuegrad.training.settings import Budget
 
 COUNTS = (256, 128, 96, 64, 48, 32, 24, 16)
 BUDGET = Budget(learning_rate=2e-5, updates=(30,), seeds=3)

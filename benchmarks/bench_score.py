@@ -15,12 +15,12 @@ import torch
 
 from machine import machine, paired_ratio, ratio
 from models import random_policy
-from valuegrad.impact.one_token import measure
-from valuegrad.policy import Policy
-from valuegrad.probe import probe
-from valuegrad.score import score
+from valuegrad.impact.probe import probe
+from valuegrad.impact.score import score
+from valuegrad.impact.vocabulary import measure
+from valuegrad.model.policy import Policy
+from valuegrad.one_token_prompts import OneTokenPrompts, batches, one_token_prompts
 from valuegrad.tasks.label_copy import label_copy
-from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
 
 PROMPTS = 128
 BATCH_TOKENS = 8192

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-from valuegrad.policy import Policy, load_policy
-from valuegrad.pretraining_text import byte_level_bpe, standard_library
+from valuegrad.demo.text import byte_level_bpe, standard_library
+from valuegrad.model.policy import Policy, load_policy
 
 
 def random_policy(folder: Path, **shape: Any) -> Policy:

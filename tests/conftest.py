@@ -14,9 +14,11 @@ import transformers
 from tests import oracles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from valuegrad.policy import load_policy
-from valuegrad.tasks.rewards import Exact, FunctionReward
-from valuegrad.tasks.task import Example, Task
+from valuegrad.model.policy import load_policy
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.rewards.function import FunctionReward
+from valuegrad.tasks.task import Task
 
 torch.set_num_threads(1)
 

@@ -7,15 +7,16 @@ import tempfile
 
 import torch
 import transformers
-from tests import completion_oracles as oracle
 from tests.conftest import CONFIGS
+from tests.oracles import completions as oracle
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from valuegrad.policy import load_policy
-from valuegrad.rollouts import Rollouts, rollouts
-from valuegrad.tasks.completion_prompts import completion_prompts
-from valuegrad.tasks.rewards import Exact
-from valuegrad.tasks.task import Example, Task
+from valuegrad.model.policy import load_policy
+from valuegrad.prompts import completion_prompts
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.sampler import Rollouts, rollouts
+from valuegrad.tasks.task import Task
 
 TOKENS = ("<|end|>", "\n", "a", "b", "c", "d")
 STOPS = (0, 1)

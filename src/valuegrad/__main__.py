@@ -1,6 +1,6 @@
 """``python -m valuegrad``: the command line."""
 
-from valuegrad.cli import main
+from valuegrad.cli.app import main
 
 if __name__ == "__main__":
     main()

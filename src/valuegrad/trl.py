@@ -22,14 +22,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from valuegrad.checkpoints import Checkpoint
+from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import Costates, costates_at
-from valuegrad.credit.covariance import inner_product
+from valuegrad.credit.squared_norm import inner_product
 from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.sampled import LEAST, sampled_headrooms
-from valuegrad.policy import Policy, Site
-from valuegrad.sites import check_site
+from valuegrad.model.policy import Policy, Site
+from valuegrad.model.sites import check_site
 
 PREFIX = "valuegrad/"
 # How far back along the last move its derivative is taken. Weights of half precision would round a

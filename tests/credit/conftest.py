@@ -7,9 +7,9 @@ import torch
 import transformers
 from tests.conftest import CONFIGS
 
-from valuegrad.arithmetic import use_true_float64
-from valuegrad.checkpoints import Checkpoint
-from valuegrad.policy import Policy
+from valuegrad.checkpoints.checkpoint import Checkpoint
+from valuegrad.model.policy import Policy
+from valuegrad.model.precision import use_true_float64
 
 
 @pytest.fixture(scope="session")

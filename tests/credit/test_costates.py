@@ -8,12 +8,12 @@ from tests import oracles
 from tests.conftest import ARCHITECTURES, SITES
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.attention import own_position_attention
 from valuegrad.credit import costates as costates_module
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates, costates_at
 from valuegrad.errors import UserError
-from valuegrad.policy import final_states
+from valuegrad.model.attention import own_position_attention
+from valuegrad.model.policy import final_states
 
 SEQUENCES = ([5, 9, 33, 7, 41, 260], [3, 8, 17, 200], [90, 5, 6, 7, 8, 9, 10, 11, 12], [4, 5])
 PROMPTS = (2, 3, 4, 1)

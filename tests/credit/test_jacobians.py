@@ -13,9 +13,9 @@ from valuegrad.credit.jacobians import (
     step_jacobian,
 )
 from valuegrad.credit.sampling_gap import sampling_gap, sampling_gaps, table_norms
-from valuegrad.decoding import prefix, read
 from valuegrad.errors import UserError
-from valuegrad.policy import logits
+from valuegrad.model.cache import prefix, read
+from valuegrad.model.policy import logits
 
 SEQUENCE = [5, 9, 33, 7, 41, 260, 17, 2]
 

@@ -9,8 +9,8 @@ from tests.conftest import ARCHITECTURES, SITES
 
 from valuegrad.credit.relaxed import gumbel_noise, relaxed_costates
 from valuegrad.credit.theorem_one import theorem_one
-from valuegrad.decoding import advance_embedded, read
 from valuegrad.errors import UserError
+from valuegrad.model.cache import advance_embedded, read
 
 PROMPT, LENGTH = [3, 1, 4], 3
 STEP = 1e-4

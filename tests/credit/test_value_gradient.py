@@ -11,11 +11,11 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.arithmetic import use_true_float64
 from valuegrad.credit.value_gradient import prompt_states, value_gradient
 from valuegrad.errors import UserError
-from valuegrad.policy import final_states, logits
-from valuegrad.tasks.one_token import one_token_prompts
+from valuegrad.model.policy import final_states, logits
+from valuegrad.model.precision import use_true_float64
+from valuegrad.one_token_prompts import one_token_prompts
 
 
 def relative_error(found, expected):

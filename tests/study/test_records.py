@@ -7,8 +7,9 @@ import resource
 import pytest
 
 from valuegrad.errors import RunError, UserError
+from valuegrad.files import to_json, write_atomically
 from valuegrad.study.config import load_config, parse_config
-from valuegrad.study.records import Record, Records, claim, forget, to_json, write_atomically
+from valuegrad.study.records import Record, Records, claim, forget
 
 
 def test_a_record_comes_back_and_another_input_does_not_find_it(tmp_path):

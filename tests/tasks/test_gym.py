@@ -7,8 +7,8 @@ import pytest
 import reasoning_gym
 
 from valuegrad.errors import UserError
-from valuegrad.tasks.build import TaskSettings, build_task
 from valuegrad.tasks.gym import gym_task
+from valuegrad.tasks.settings import TaskSettings, build_task
 from valuegrad.tasks.task import HELD_OUT, held_out
 
 

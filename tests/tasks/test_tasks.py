@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from valuegrad.cli import app
+from valuegrad.cli.app import app
 from valuegrad.errors import UserError
-from valuegrad.tasks.build import TaskSettings, build_task
+from valuegrad.one_token_prompts import batches
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.label_copy import label_copy
-from valuegrad.tasks.one_token import batches
+from valuegrad.tasks.settings import TaskSettings, build_task
 from valuegrad.tasks.task import held_out
 
 

@@ -9,10 +9,10 @@ import torch
 from tests import oracles
 from tests.conftest import reward_vector
 
+from valuegrad.budget import Budget
 from valuegrad.errors import RunError, UserError
-from valuegrad.tasks.rewards import FunctionReward
+from valuegrad.rewards.function import FunctionReward
 from valuegrad.training.one_token import train
-from valuegrad.training.settings import Budget
 
 LEVEL = 4.5  # of every z-test: two-sided 7e-6
 HUGE_GROUP = 20_000

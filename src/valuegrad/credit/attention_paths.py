@@ -18,11 +18,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from valuegrad.arithmetic import Float64Requests
 from valuegrad.credit.jacobians import Jacobian, effective_rank, of_function, spectral_norm
 from valuegrad.errors import UserError
-from valuegrad.policy import Policy
-from valuegrad.sites import without_parameter_gradients
+from valuegrad.model.policy import Policy
+from valuegrad.model.precision import Float64Requests
+from valuegrad.model.sites import without_parameter_gradients
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from valuegrad.errors import UserError
-from valuegrad.policy import Policy
+from valuegrad.model.policy import Policy
 
 
 @dataclass(frozen=True, eq=False)

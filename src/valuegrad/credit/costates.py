@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from valuegrad.attention import own_position_attention
 from valuegrad.credit.completions import Completions, completions
-from valuegrad.policy import Policy, Site
-from valuegrad.sites import check_site, recorded
-from valuegrad.tasks.one_token import batches
+from valuegrad.model.attention import own_position_attention
+from valuegrad.model.policy import Policy, Site
+from valuegrad.model.sites import check_site, recorded
+from valuegrad.one_token_prompts import batches
 
 # Activations of a forward pass are what most of the memory is: this many tokens fill two cores.
 BATCH_TOKENS = 1024

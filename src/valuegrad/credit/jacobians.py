@@ -22,10 +22,10 @@ from scipy.sparse.linalg import LinearOperator, lobpcg
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.decoding import Cache, advance_embedded
 from valuegrad.errors import RunError
-from valuegrad.policy import Policy
-from valuegrad.sites import without_parameter_gradients
+from valuegrad.model.cache import Cache, advance_embedded
+from valuegrad.model.policy import Policy
+from valuegrad.model.sites import without_parameter_gradients
 
 Product = Callable[[Float[Tensor, "m _"]], Float[Tensor, "m _"]]
 BLOCK = 4

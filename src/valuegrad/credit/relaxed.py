@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.decoding import advance_embedded, read
 from valuegrad.errors import UserError, check_positive
-from valuegrad.policy import Policy, Site, logits
-from valuegrad.sites import check_site, shifted, without_parameter_gradients
+from valuegrad.model.cache import advance_embedded, read
+from valuegrad.model.policy import Policy, Site, logits
+from valuegrad.model.sites import check_site, shifted, without_parameter_gradients
 
 Reward = Callable[[Float[Tensor, "T V"]], Float[Tensor, ""]]
 

@@ -13,9 +13,9 @@ import torch
 
 from valuegrad.credit.bounds import bounds
 from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
-from valuegrad.decoding import prefix, read
 from valuegrad.errors import UserError, check_positive
-from valuegrad.policy import Policy, logits
+from valuegrad.model.cache import prefix, read
+from valuegrad.model.policy import Policy, logits
 
 # The chain of bounds: in each pair the first is at most the second.
 LINKS = (

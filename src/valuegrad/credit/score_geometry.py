@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.advantages import PopulationAdvantages
+from valuegrad.methods import PopulationAdvantages
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates_at
-from valuegrad.policy import Policy, Site
-from valuegrad.rollouts import Rollouts
-from valuegrad.sites import check_site
+from valuegrad.model.policy import Policy, Site
+from valuegrad.model.sites import check_site
+from valuegrad.sampler import Rollouts
 
 
 def prompt_state_scores(

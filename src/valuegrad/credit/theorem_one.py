@@ -27,10 +27,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from valuegrad.credit.jacobians import Jacobian, of_function, sampling_jacobian, spectral_norm
 from valuegrad.credit.relaxed import Relaxation, Reward, check_rollout, gumbel_noise, rewarded
-from valuegrad.decoding import Cache, advance_embedded, read
 from valuegrad.errors import UserError
-from valuegrad.policy import Policy, logits
-from valuegrad.sites import without_parameter_gradients
+from valuegrad.model.cache import Cache, advance_embedded, read
+from valuegrad.model.policy import Policy, logits
+from valuegrad.model.sites import without_parameter_gradients
 
 
 @dataclass(frozen=True)

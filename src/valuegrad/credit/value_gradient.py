@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.policy import Policy, Site, final_states, logits
-from valuegrad.sites import check_site, site_to_final
-from valuegrad.tasks.one_token import OneTokenPrompts, batches, one_token_prompts
+from valuegrad.model.policy import Policy, Site, final_states, logits
+from valuegrad.model.sites import check_site, site_to_final
+from valuegrad.one_token_prompts import OneTokenPrompts, batches, one_token_prompts
 from valuegrad.tasks.task import Task
 
 FORWARD_TOKENS = 8192

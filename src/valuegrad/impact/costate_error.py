@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from valuegrad.advantages import PopulationAdvantages
+from valuegrad.methods import PopulationAdvantages
 
 
 def two_valued_costate_error(

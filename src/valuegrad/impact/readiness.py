@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from valuegrad.impact.summary import Columns, Impact
+from valuegrad.impact.signal import Columns, Impact
 
 READY, SOLVED, OUT_OF_REACH = "ready", "solved", "out of reach"
 VERDICTS = (READY, SOLVED, OUT_OF_REACH)

@@ -22,19 +22,19 @@ from jaxtyping import Float
 from scipy.special import gammaln
 from torch import Tensor
 
-from valuegrad.advantages import METHODS, XI, Method, PopulationAdvantages
-from valuegrad.credit.covariance import squared_norm
 from valuegrad.credit.scores import prompt_state_scores
+from valuegrad.credit.squared_norm import squared_norm
 from valuegrad.errors import UserError
-from valuegrad.headroom import headroom
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
-from valuegrad.impact.exact_answers import state_entropies
+from valuegrad.impact.headroom import headroom
 from valuegrad.impact.mixing import Mixing, mixing, pseudo_values
+from valuegrad.impact.signal import Columns, Impact, check_settings, summarise, tilted_columns
 from valuegrad.impact.signal_slopes import inverse_deviation, signal_slopes
-from valuegrad.impact.summary import Columns, Impact, check_settings, summarise, tilted_columns
-from valuegrad.policy import Policy, Site, final_states
-from valuegrad.rollouts import Rollouts, check_log_probabilities
-from valuegrad.tasks.one_token import batches
+from valuegrad.impact.teacher_forced import state_entropies
+from valuegrad.methods import METHODS, XI, Method, PopulationAdvantages
+from valuegrad.model.policy import Policy, Site, final_states
+from valuegrad.one_token_prompts import batches
+from valuegrad.sampler import Rollouts, check_log_probabilities
 
 LEAST = 4
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import binom
 
-from valuegrad.advantages import XI
 from valuegrad.impact.mixing import FloatArray, Mixing
+from valuegrad.methods import XI
 
 # What leaving E[1/σ | k] costs beside a squared relative error: far below this, noise outweighs it.
 RIDGE = 3e-3

@@ -16,11 +16,11 @@ from altair.typing import ChartType
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from valuegrad.files import to_json, write_atomically
 from valuegrad.report.contents import contents
 from valuegrad.report.figures import figures
 from valuegrad.report.findings import Document
 from valuegrad.report.theme import themed
-from valuegrad.study.records import to_json, write_atomically
 
 SHARPNESS = 2  # pixels of a PNG a pixel of the drawing
 

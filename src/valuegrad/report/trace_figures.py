@@ -11,7 +11,7 @@ from altair.typing import ChartType
 
 from valuegrad.report.theme import CHOSEN, INK, WIDTH, drawn, number, share, small_title
 from valuegrad.report.trace_text import finding, shown, site_label
-from valuegrad.trace import Trace
+from valuegrad.theory.trace import Trace
 
 PANELS = {
     "total": "total",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from valuegrad.policy import Site
+from valuegrad.model.policy import Site
 from valuegrad.report.theme import share
-from valuegrad.trace import Trace
+from valuegrad.theory.trace import Trace
 
 SMALLEST = 0.005  # of the credit: what a percentage would show as none
 _MARKS = str.maketrans({" ": "␣", "\n": "⏎", "\r": "⏎", "\t": "⇥"})

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from valuegrad.budget import Budget
+from valuegrad.cli.messages import wrong_key
 from valuegrad.errors import UserError, check_positive, suggestion
-from valuegrad.messages import wrong_key
-from valuegrad.sampling import Sampling
-from valuegrad.tasks.build import TaskSettings
-from valuegrad.training.settings import Budget
+from valuegrad.impact.settings import Sampling
+from valuegrad.tasks.settings import TaskSettings
 
 PRECISE = ("float32", "float64")  # what probe steps and RL can move in
 

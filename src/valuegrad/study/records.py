@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import math
-import os
 import platform
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +14,8 @@ from typing import Any
 
 import torch
 
-from valuegrad.errors import RunError, UserError
+from valuegrad.errors import UserError
+from valuegrad.files import to_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -123,40 +120,6 @@ def forget(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one, the new one or none, never a part.
-
-    Args:
-        path: the file; its folder is made.
-        content: text or bytes.
-
-    Raises:
-        RunError: the disk is full or the folder not writable.
-    """
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        fix = "make room" if full else "see that the folder can be written to"
-        raise RunError(
-            f"{path} could not be written ({error.strerror}). What was finished before is kept; "
-            f"{fix} and run the same command again to go on from there"
-        ) from error
-
-
-def to_json(value: Any) -> str:
-    """JSON with NaN and infinities as null, as the JSON standard asks."""
-    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
-
-
 def provenance() -> dict[str, Any]:
     """What a result was made with: versions, threads, platform."""
     names = ("valuegrad", "torch", "transformers", "numpy", "scipy")
@@ -166,18 +129,6 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _difference(known: str, asked: str) -> str:

@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from valuegrad.checkpoints import Checkpoint, content_sha256
-from valuegrad.downloads import Downloads
+from valuegrad.checkpoints.checkpoint import Checkpoint
+from valuegrad.checkpoints.files import content_sha256
+from valuegrad.checkpoints.prefetch import Downloads
+from valuegrad.checkpoints.references import resolve
 from valuegrad.errors import DownloadError, RunError, UserError
-from valuegrad.policy import Policy, check_code, load_policy
-from valuegrad.references import resolve
-from valuegrad.score import score
+from valuegrad.impact.score import score
+from valuegrad.model.policy import Policy, check_code, load_policy
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.records import Record, Records, claim, forget
-from valuegrad.tasks.build import build_task
+from valuegrad.tasks.settings import build_task
 from valuegrad.tasks.task import Task
-from valuegrad.training.engine import train
+from valuegrad.training.train import train
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the number done and the number in all."""

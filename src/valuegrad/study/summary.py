@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import logit
 
 from valuegrad.impact.readiness import VERDICTS
-from valuegrad.score import probe_updates
+from valuegrad.impact.score import probe_updates
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.laws import MARGIN, Law, affine, proportional, saturating
 from valuegrad.study.predictors import DEFAULT, PREDICTORS

@@ -12,8 +12,9 @@ import random
 from collections.abc import Iterator
 
 from valuegrad.errors import UserError
-from valuegrad.tasks.rewards import Exact
-from valuegrad.tasks.task import HELD_OUT, Example, Task, held_out
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.tasks.task import HELD_OUT, Task, held_out
 from valuegrad.tasks.template import apply_template, check_template
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from valuegrad.errors import RunError, UserError
-from valuegrad.tasks.isolation import Isolated
-from valuegrad.tasks.rewards import FunctionReward
-from valuegrad.tasks.task import HELD_OUT, Example, Task, held_out
+from valuegrad.rewards.example import Example
+from valuegrad.rewards.function import FunctionReward
+from valuegrad.rewards.isolation import Isolated
+from valuegrad.tasks.task import HELD_OUT, Task, held_out
 from valuegrad.tasks.template import apply_template, check_template
 
 PREFIX = "gym:"

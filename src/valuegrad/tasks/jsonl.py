@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from valuegrad.errors import UserError
-from valuegrad.tasks.mathematics import readable
-from valuegrad.tasks.number import last_number
-from valuegrad.tasks.rewards import TIMEOUT, reward_named
-from valuegrad.tasks.task import Example, Task, held_out
+from valuegrad.rewards.example import Example
+from valuegrad.rewards.function import TIMEOUT
+from valuegrad.rewards.mathematics import readable
+from valuegrad.rewards.named import reward_named
+from valuegrad.rewards.number import last_number
+from valuegrad.tasks.task import Task, held_out
 from valuegrad.tasks.template import apply_template, check_template
 
 # What the answers must hold for a reward of valuegrad's own to compare with.

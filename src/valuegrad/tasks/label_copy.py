@@ -16,8 +16,9 @@ import random
 from collections.abc import Sequence
 
 from valuegrad.errors import UserError
-from valuegrad.tasks.rewards import Exact
-from valuegrad.tasks.task import Example, Task, held_out
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.tasks.task import Task, held_out
 from valuegrad.tasks.template import check_template
 
 TEMPLATES = (

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from valuegrad.errors import UserError
-from valuegrad.tasks.rewards import Exact, FunctionReward
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.rewards.function import FunctionReward
 
 Reward = Exact | FunctionReward
 MAX_TOKENS = 256
 # Share of generated problems that are held out, whatever the counts.
 HELD_OUT = 0.25
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt with its right answer.
-
-    Attributes:
-        prompt: the text before the answer, exactly as the policy reads it.
-        answer: the text of the right answer, exactly as the policy should continue.
-        columns: further fields of the row, handed to a reward function by name.
-    """
-
-    prompt: str
-    answer: str
-    columns: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

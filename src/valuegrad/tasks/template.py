@@ -5,12 +5,9 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from valuegrad.errors import UserError
-
-if TYPE_CHECKING:
-    from valuegrad.tasks.task import Example
+from valuegrad.rewards.example import Example
 
 
 def check_template(argument: str, template: str, needed: str, others: Sequence[str] = ()) -> str:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from valuegrad.advantages import advantages, zero_spread
+from valuegrad.budget import Budget
 from valuegrad.errors import RunError
-from valuegrad.impact.one_token import expected_rewards
-from valuegrad.policy import Policy, check_full_precision, final_states, logits
-from valuegrad.tasks.one_token import OneTokenPrompts, one_token_prompts
+from valuegrad.impact.vocabulary import expected_rewards
+from valuegrad.methods import advantages, zero_spread
+from valuegrad.model.policy import Policy, check_full_precision, final_states, logits
+from valuegrad.one_token_prompts import OneTokenPrompts, one_token_prompts
 from valuegrad.tasks.task import Task
 from valuegrad.training.objective import grpo_objective
-from valuegrad.training.settings import Budget
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Checkpoints: from references to folders whose content is known by its hash."""

@@ -1,1 +1,0 @@
-"""The continuous lens (theory §5): control problems in which everything is known."""

@@ -1,0 +1,1 @@
+"""The embedded default: a small model pretrained on real text."""

@@ -1,0 +1,251 @@
+"""The embedded default: a small OLMo-2-architecture model pretrained on real source code.
+
+The text is the running Python's own standard library, the tokenizer a byte-level BPE trained on it,
+the matrices learn by Muon and the rest by AdamW. Copying a label out of the context emerges along
+the way, which makes the checkpoints a trajectory worth ranking.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
+
+from valuegrad.demo.text import (
+    END,
+    byte_level_bpe,
+    code_sequences,
+    problem_sequences,
+    standard_library,
+)
+from valuegrad.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights of a pretraining run, with its seed.
+
+    Attributes:
+        vocabulary: size of the tokenizer and of the output head.
+        width: of the residual stream.
+        layers: number of blocks.
+        heads: attention heads a block.
+        feed_forward: width of the gated feed-forward layer.
+        sequence: tokens a sequence.
+        batch_tokens: tokens a step.
+        steps: optimiser steps.
+        every: steps between checkpoints.
+        learning_rate: of both optimisers, after the warm-up.
+        warmup: steps over which the learning rate rises.
+        cooldown: share of the steps, at the end, over which it falls to a tenth.
+        dtype: of the forward pass; the weights stay float32.
+        arithmetic: share of a batch's sequences that hold arithmetic problems of `digits` digits
+            instead of source code, one a line; with any, each digit is a token of its own.
+        digits: the most digits of an operand in these problems.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    sequence: int
+    batch_tokens: int
+    steps: int
+    every: int
+    learning_rate: float
+    warmup: int = 50
+    cooldown: float = 0.3
+    dtype: str = "float32"
+    arithmetic: float = 0.0
+    digits: int = 2
+
+    def settings(self) -> dict[str, object]:
+        """What decides the weights, by name: the fields that are in use."""
+        unused = () if self.arithmetic else ("arithmetic", "digits")
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step: a linear rise, level, and a linear fall to a tenth."""
+        rise = min(1.0, step / self.warmup)
+        left = (self.steps - step) / max(1.0, self.cooldown * self.steps)
+        return self.learning_rate * rise * (0.1 + 0.9 * min(1.0, left))
+
+
+PRESETS = {
+    "demo": Recipe(1024, 128, 4, 4, 256, 256, 4096, 600, 30, 5e-3, cooldown=0.6),
+    "arithmetic": Recipe(
+        1024, 128, 4, 4, 256, 256, 4096, 480, 40, 5e-3, cooldown=0.4, arithmetic=0.75
+    ),
+    "small": Recipe(2048, 128, 4, 4, 384, 256, 8192, 4000, 200, 3e-3),
+    "medium": Recipe(8192, 384, 8, 6, 1024, 512, 32768, 8000, 400, 2e-3, 200, 0.3, "bfloat16"),
+    "large": Recipe(16384, 768, 12, 12, 2048, 1024, 131072, 10000, 500, 1e-3, 500, 0.3, "bfloat16"),
+}
+
+
+def pretrain(
+    folder: str | Path,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[Path]:
+    """Pretrain a model and write its checkpoints in Hugging Face format, one folder a step.
+
+    Deterministic for a recipe and seed on one machine. A finished run is left as it is; one that
+    was interrupted goes on after its last checkpoint, to the same weights.
+
+    Args:
+        folder: where the checkpoints go.
+        recipe: what to train; `PRESETS` holds some.
+        seed: of initialisation and data order.
+        device: a torch device.
+        progress: called after every step with its number and its loss in nats a token.
+
+    Returns:
+        The checkpoint folders in order.
+
+    Raises:
+        UserError: the folder belongs to another recipe or seed, or holds something else; the
+            standard library's source is not there.
+        RunError: the loss left the finite numbers.
+
+    Example:
+        ``pretrain("runs/pretrain", PRESETS["demo"])``
+    """
+    folder = Path(folder)
+    checkpoints = [
+        folder / f"step{step}" for step in range(recipe.every, recipe.steps + 1, recipe.every)
+    ]
+    _claim(folder, {"recipe": recipe.settings(), "seed": seed})
+    if all((path / "model.safetensors").is_file() for path in checkpoints):
+        return checkpoints
+    texts = standard_library()
+    tokenizer = byte_level_bpe(texts, recipe.vocabulary, single_digits=recipe.arithmetic > 0)
+    run = _Run(recipe, seed, torch.device(device), tokenizer.get_vocab()[END])
+    step = run.resume(folder / "resume.pt")
+    batches = _batches(tokenizer, texts, recipe, seed)
+    for _ in range(step):
+        next(batches)
+    while step < recipe.steps:
+        step += 1
+        loss = run.step(step, next(batches))
+        if not math.isfinite(loss):
+            raise RunError(f"the loss became {loss} at step {step}; lower the learning rate")
+        if step % recipe.every == 0:
+            run.save(folder / f"step{step}", folder / "resume.pt", tokenizer, step)
+        progress(step, loss)
+    (folder / "resume.pt").unlink(missing_ok=True)
+    return checkpoints
+
+
+class _Run:
+    """Model and optimisers of one run."""
+
+    def __init__(self, recipe: Recipe, seed: int, device: torch.device, end: int) -> None:
+        self.recipe, self.device = recipe, device
+        torch.manual_seed(seed)
+        config = Olmo2Config(
+            vocab_size=recipe.vocabulary, hidden_size=recipe.width,
+            intermediate_size=recipe.feed_forward, num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
+            max_position_embeddings=max(512, recipe.sequence), tie_word_embeddings=False,
+            pad_token_id=end, eos_token_id=end, bos_token_id=None,
+        )  # fmt: skip
+        self.model = Olmo2ForCausalLM(config).to(device)
+        blocks = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
+        matrices = {id(p) for p in blocks}
+        rest = [p for p in self.model.parameters() if id(p) not in matrices]
+        rate = recipe.learning_rate
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(blocks, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.01),
+        ]
+
+    def step(self, step: int, batch: Tensor) -> float:
+        """One optimiser step; returns the loss in nats a token."""
+        batch = batch.to(self.device)
+        half = self.recipe.dtype != "float32"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            states = self.model.model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
+            logits = self.model.lm_head(states)
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        rate = self.recipe.rate(step)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    def save(self, checkpoint: Path, state: Path, tokenizer: Tokenizer, step: int) -> None:
+        """Write a checkpoint, whole or not at all, and what resuming after it needs."""
+        draft = checkpoint.with_name(f".{checkpoint.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        self.model.save_pretrained(draft)
+        wrapped = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token=END, pad_token=END,
+            clean_up_tokenization_spaces=False,
+        )  # fmt: skip
+        wrapped.save_pretrained(draft)
+        whole: dict[str, Any] = {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+        torch.save(whole, state.with_suffix(".draft"))
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        draft.rename(checkpoint)
+        state.with_suffix(".draft").replace(state)
+
+    def resume(self, state: Path) -> int:
+        """Take up an interrupted run; returns the steps it had done."""
+        if not state.is_file():
+            return 0
+        whole = torch.load(state, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(whole["model"])
+        for optimiser, saved in zip(self.optimisers, whole["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        return int(whole["step"])
+
+
+def _batches(tokenizer: Tokenizer, texts: list[str], recipe: Recipe, seed: int) -> Iterator[Tensor]:
+    """Endless batches of sequences, each with one token more to predict."""
+    rows = recipe.batch_tokens // recipe.sequence
+    problems = round(recipe.arithmetic * rows)
+    code = code_sequences(tokenizer, texts, recipe.sequence, rows - problems, seed)
+    if not problems:
+        yield from code
+    arithmetic = problem_sequences(tokenizer, recipe.sequence, problems, recipe.digits, seed)
+    for both in zip(code, arithmetic, strict=True):
+        yield torch.cat(both)
+
+
+def _claim(folder: Path, settings: dict[str, object]) -> None:
+    """Mark a folder as this run's, or refuse one that is another's."""
+    mark = folder / "pretrain.json"
+    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    if mark.is_file():
+        if mark.read_text("utf-8") != text:
+            raise UserError(
+                "DIR", f"{folder}, which holds a run with another preset or seed ({mark})",
+                "a new folder, or the same preset and seed", "name another folder",
+            )  # fmt: skip
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        got = f"{folder}, a file" if folder.is_file() else f"{folder}, which holds other files"
+        raise UserError("DIR", got, "an empty or a new folder", "name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(text, "utf-8")

@@ -1,1 +1,0 @@
-"""Checkpoints on the Hugging Face hub: which revisions there are, their files, room on the disk."""

@@ -1,0 +1,174 @@
+"""One checkpoint's score: every measurement of theory §6 in one record."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from valuegrad.budget import Budget
+from valuegrad.checkpoints.files import weights_sha256
+from valuegrad.impact.estimators import Estimate, estimate
+from valuegrad.impact.readiness import readiness
+from valuegrad.impact.settings import Sampling
+from valuegrad.impact.signal import Columns, check_settings
+from valuegrad.model.policy import Policy, Site, check_full_precision
+from valuegrad.model.sites import check_site
+from valuegrad.tasks.task import Task, check_task
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """How much RL is expected to help one checkpoint, and what that rests on.
+
+    The fields are the keys of ``valuegrad score --json``; theory §6 defines the measurements.
+    Rewards are in reward units, the entropy in nats, `seconds` is wall-clock time. `estimator` is
+    ``vocabulary``, ``teacher-forced`` or ``sampled``. Where something was sampled, `rollouts` is
+    how many completions of each prompt, `truncated` and `empty` are the shares of those cut off at
+    the most tokens and stopped at once, and `logp_difference` is how far the draws'
+    log-probabilities are from those of one forward pass, in nats.
+    """
+
+    checkpoint: str
+    revision: str | None
+    step: int | None
+    tokens: int | None
+    weights_sha256: str
+    task: str
+    task_sha256: str
+    method: str
+    site: Site
+    alpha: float
+    n_prompts: int
+    group_size: int
+    closed_form: bool
+    learning_rate: float
+    updates: tuple[int, ...]
+    reward_before: float
+    sigma: float
+    lambda_conditional: float
+    lambda_sample: float
+    alignment: float
+    headroom: float
+    headroom_pooled: float
+    p_gap: float
+    p_gap_conditional: float
+    p_alignment: float
+    probe_step: float
+    entropy: float
+    reward_variance: float
+    pass_at_k: float
+    gradient_norm: float
+    zero_spread_groups: float
+    standard_errors: dict[str, float]
+    estimator: str
+    probe_prompts: int
+    rollouts: int | None
+    truncated: float | None
+    empty: float | None
+    logp_difference: float | None
+    seconds: float
+    rows: Columns = field(repr=False)
+    """Per-prompt values, not part of the JSON; ``:method`` ends the name of what depends on it."""
+
+
+def score(
+    policy: Policy,
+    task: Task,
+    *,
+    budget: Budget | None = None,
+    site: Site = "final",
+    alpha: float = 5.0,
+    sampling: Sampling | None = None,
+) -> Score:
+    """Measure everything that predicts the gain of an RL budget from this checkpoint.
+
+    Args:
+        policy: the policy.
+        task: the task; its held-out prompts are measured, in closed form where the answers are one
+            token or the reward is exact, from rollouts otherwise. Training prompts form the
+            update of the probe step.
+        budget: the RL budget that the score is a prediction for, its method included.
+        site: where the gradients live; the probe step and the rewards do not depend on it.
+        alpha: tilt of the headroom (Eq. 28), in inverse reward units.
+        sampling: of the probe step, and how many rollouts where any are needed.
+
+    Returns:
+        The score. Its rows hold every method's measurements, its fields those of the budget's.
+
+    Raises:
+        UserError: as `estimate`.
+
+    Example:
+        ``score(load_policy("runs/step100"), label_copy()).probe_step``
+    """
+    start = time.perf_counter()
+    budget = budget or Budget()
+    site = check_site(policy, site)
+    check_task(task)
+    check_full_precision(policy)
+    check_settings(alpha, budget.group_size)
+    found = estimate(
+        policy, task, budget, distance=budget.learning_rate * probe_updates(budget), site=site,
+        alpha=alpha, sampling=sampling or Sampling(),
+    )  # fmt: skip
+    impact, drawn = found.impacts[budget.method], found.drawn
+    errors = {**impact.standard_errors, "probe_step": _standard_error(found.change)}
+    checkpoint = policy.checkpoint
+    return Score(
+        checkpoint=checkpoint.name,
+        revision=checkpoint.revision,
+        step=checkpoint.step,
+        tokens=checkpoint.tokens,
+        weights_sha256=weights_sha256(checkpoint),
+        task=task.name,
+        task_sha256=task.sha256,
+        method=budget.method,
+        site=impact.site,
+        alpha=alpha,
+        n_prompts=len(task.evaluation),
+        group_size=budget.group_size,
+        closed_form=found.estimator != "sampled",
+        learning_rate=budget.learning_rate,
+        updates=budget.updates,
+        probe_step=float(found.change.mean()),
+        gradient_norm=found.probe.gradient_norm,
+        standard_errors=errors,
+        estimator=found.estimator,
+        probe_prompts=found.probe_prompts,
+        rollouts=None if drawn is None else drawn.rewards.shape[1],
+        truncated=None if drawn is None else float(drawn.truncated.double().mean()),
+        empty=None if drawn is None else float(drawn.empty.double().mean()),
+        logp_difference=found.logp_difference,
+        seconds=time.perf_counter() - start,
+        rows=_rows(found, task, budget),
+        **impact.means,
+    )
+
+
+def _rows(found: Estimate, task: Task, budget: Budget) -> Columns:
+    impact = found.impacts[budget.method]
+    per_method = {"slope", "alignment", "lambda_conditional", "lambda_sample"}
+    rows = {k: v for k, v in impact.rows.items() if k not in per_method}
+    for m, other in found.impacts.items():
+        rows |= {f"{k}:{m}": other.rows[k] for k in sorted(per_method)}
+    rows |= readiness(impact, one_token=found.one_token)
+    return rows | {
+        "probe_step": found.change,
+        "prompt": np.array([e.prompt for e in task.evaluation]),
+    }
+
+
+def probe_updates(budget: Budget) -> float:
+    """How many updates' worth of learning rate the probe moves for a budget."""
+    return budget.mean_updates / 2
+
+
+def _standard_error(values: np.ndarray) -> float:
+    # Over the prompts that are measured, given the update.
+    # Prompts that all say the same, as without any success, do not say how sure that is.
+    if np.ptp(values) == 0:
+        return math.nan
+    return float(values.std(ddof=1) / math.sqrt(len(values)))

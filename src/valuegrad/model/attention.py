@@ -1,0 +1,113 @@
+"""Attention that carries gradient through the own position only.
+
+Values are those of scaled dot-product attention, bit for bit; keys and values of other positions
+carry no gradient, the own position's do. A backward pass through a model that runs it gives every
+position the derivative of its own output alone: the *immediate* costates of a whole sequence at
+once (theory §1, correction A).
+
+With out_t = Σ_j w_tj v_j and w = softmax(scale q kᵀ), a cotangent g_t reaches the own key and value
+as ∂/∂v_t = w_tt g_t and ∂/∂k_t = w_tt scale (g_t · (v_t − out_t)) q_t, and the query as always.
+
+B sequences · H heads · S positions · C width of a head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from valuegrad.errors import UserError
+from valuegrad.model.policy import Policy
+
+NAME = "valuegrad_own_position"
+# Scores held at once when the weights of the own positions are formed.
+SCORE_ELEMENTS = 2**24
+
+
+@contextmanager
+def own_position_attention(policy: Policy) -> Iterator[None]:
+    """While open, the policy's attention carries gradient through the own position only.
+
+    Args:
+        policy: any whose architecture takes its attention from transformers' interface.
+
+    Raises:
+        UserError: an architecture with an attention of its own.
+
+    Example:
+        ``with own_position_attention(policy): ...``
+    """
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    config = policy.model.config
+    before = config._attn_implementation
+    try:
+        try:
+            policy.model.set_attn_implementation(NAME)
+        except ValueError as error:
+            raise UserError(
+                policy.checkpoint.name,
+                f"a {type(policy.model).__name__} with an attention of its own",
+                "an architecture that takes its attention from transformers' AttentionInterface",
+                "ask for total costates only",
+            ) from error
+        yield
+    finally:
+        policy.model.set_attn_implementation(before)
+
+
+def _attention(
+    module: nn.Module,
+    query: Float[Tensor, "B H S C"],
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **rest: Any,
+) -> tuple[Float[Tensor, "B S H C"], None]:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    fixed_key, fixed_value = key.detach(), value.detach()
+    output = nn.functional.scaled_dot_product_attention(
+        query, fixed_key, fixed_value, attn_mask=attention_mask, scale=scale,
+        is_causal=attention_mask is None and query.shape[2] > 1,
+    )  # fmt: skip
+    own = _own_weights(query.detach(), fixed_key, attention_mask, scale)
+    # Both differences are exactly 0: they add a gradient and no value.
+    score = scale * (query.detach() * (key - fixed_key)).sum(-1, keepdim=True)
+    output = output + own * (value - fixed_value + score * (fixed_value - output.detach()))
+    return output.transpose(1, 2).contiguous(), None
+
+
+@torch.no_grad()
+def _own_weights(
+    query: Tensor, key: Tensor, mask: Bool[Tensor, "B 1 S S"] | Tensor | None, scale: float
+) -> Float[Tensor, "B H S 1"]:
+    """The weight w_tt of each position on itself, a few rows of scores at a time."""
+    batch, heads, length, _ = query.shape
+    step = max(1, SCORE_ELEMENTS // (batch * heads * length))
+    own = torch.empty(batch, heads, length, 1, dtype=query.dtype, device=query.device)
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        # Causal in any case, so later keys need no scores.
+        scores = scale * query[:, :, start:stop] @ key[:, :, :stop].mT
+        if mask is None:
+            later = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device)
+            scores.masked_fill_(later.triu_(start + 1), -torch.inf)
+        elif mask.dtype == torch.bool:
+            scores.masked_fill_(~mask[:, :, start:stop, :stop], -torch.inf)
+        else:
+            scores += mask[:, :, start:stop, :stop]
+        weights = scores.softmax(-1)
+        own[:, :, start:stop, 0] = weights.diagonal(start, dim1=2, dim2=3)
+    return own

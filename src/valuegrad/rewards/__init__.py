@@ -1,0 +1,1 @@
+"""Rewards: what a completion earns, one file a kind."""

@@ -1,0 +1,163 @@
+"""From settings to a task: what the command line and study configurations share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from valuegrad.errors import UserError, suggestion
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.function import TIMEOUT
+from valuegrad.rewards.named import reward_named
+from valuegrad.tasks import gym
+from valuegrad.tasks.arithmetic import arithmetic
+from valuegrad.tasks.jsonl import jsonl_task
+from valuegrad.tasks.label_copy import label_copy
+from valuegrad.tasks.task import Task
+
+KINDS = ("label-copy", "arithmetic", "gym:NAME")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    r"""What names a task.
+
+    Attributes:
+        name: ``label-copy``, ``arithmetic``, ``gym:NAME`` (a data set of reasoning-gym), or the
+            path of a JSONL file.
+        prompts: held-out prompts to measure on; for a file the most that are taken.
+        train_prompts: prompts that RL draws from (all but JSONL).
+        seed: of the generator (all but JSONL).
+        labels: the labels (label-copy).
+        template: a format string with ``{label}`` (label-copy).
+        operation: ``+``, ``-`` or ``*`` (arithmetic).
+        digits: the most digits of an operand (arithmetic).
+        prompt_field: field with the prompt (JSONL).
+        answer_field: field with the answer (JSONL).
+        eval_fraction: share of the prompts held out (JSONL).
+        prompt_template: a format string with ``{prompt}``, such as
+            ``Question: {prompt}\nAnswer:`` (all but label-copy).
+        reward: ``exact``, ``number`` (the last number is the answer's), ``math`` (equal by
+            math-verify) or ``module:function`` with TRL's signature (JSONL, arithmetic).
+        reward_timeout: the most seconds that a call of a ``module:function`` may take.
+        threshold: verifier's score from which an answer is right (gym:NAME).
+        max_tokens: the most tokens of a completion; by default the longest answer where the reward
+            is exact, else 256.
+        stop: text of one token that ends a completion, beside the model's own stop token; by
+            default a line break for arithmetic and gym:NAME with answers of one line; empty for
+            none.
+    """
+
+    name: str = "label-copy"
+    prompts: int = 256
+    train_prompts: int = 1024
+    seed: int = 0
+    labels: tuple[str, ...] = ("A", "B", "C", "D")
+    template: str | None = None
+    operation: str = "+"
+    digits: int = 2
+    prompt_field: str = "prompt"
+    answer_field: str = "answer"
+    eval_fraction: float = 0.5
+    prompt_template: str | None = None
+    reward: str = "exact"
+    reward_timeout: float = TIMEOUT
+    threshold: float = 1.0
+    max_tokens: int | None = None
+    stop: str | None = None
+
+
+def build_task(settings: TaskSettings) -> Task:
+    """Make the task that settings name, and try its reward on two prompts.
+
+    Args:
+        settings: the task's name and options.
+
+    Returns:
+        The task.
+
+    Raises:
+        UserError: no such task, options that do not fit it, or an unusable reward.
+
+    Example:
+        >>> build_task(TaskSettings(prompts=4, train_prompts=4)).name
+        'label-copy'
+    """
+    task = _built(settings)
+    if settings.max_tokens is not None:
+        if settings.max_tokens < 1:
+            raise UserError("max_tokens", str(settings.max_tokens), "1 or more", "raise it")
+        task = replace(task, max_tokens=settings.max_tokens)
+    if settings.stop is not None:
+        task = replace(task, stop=settings.stop or None)
+    probe_reward(task)
+    return task
+
+
+def _built(settings: TaskSettings) -> Task:
+    name = settings.name
+    if name == "label-copy":
+        return label_copy(**_used(settings, "labels", "template", *_GENERATED))
+    if name == "arithmetic":
+        options = _used(settings, "operation", "digits", "prompt_template", *_GENERATED, *_REWARD)
+        reward = reward_named(*(options.pop(option) for option in _REWARD))
+        return replace(arithmetic(**options), reward=reward)
+    if name.startswith(gym.PREFIX):
+        options = _used(settings, "threshold", "prompt_template", *_GENERATED)
+        options["prompt_template"] = options["prompt_template"] or gym.TEMPLATE
+        return gym.gym_task(name.removeprefix(gym.PREFIX), **options)
+    if name.endswith(".jsonl") or Path(name).is_file():
+        return jsonl_task(name, **_used(
+            settings, "prompt_field", "answer_field", "eval_fraction", "prompts",
+            "prompt_template", *_REWARD,
+        ))  # fmt: skip
+    fix = suggestion(name, KINDS, "use one of those")
+    raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
+
+
+_GENERATED = ("prompts", "train_prompts", "seed")
+_REWARD = ("reward", "reward_timeout")
+_OF_EVERY_TASK = {"name", "max_tokens", "stop"}
+_INSTEAD = {"template": "use prompt_template", "prompt_template": "use template"}
+
+
+def _used(settings: TaskSettings, *options: str) -> dict[str, Any]:
+    """The settings that a task is made of; any other that was changed is refused."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in (*options, *_OF_EVERY_TASK) and value != field.default:
+            # A seed alone could be that of RL.
+            argument = "task_seed" if field.name == "seed" else field.name
+            raise UserError(
+                argument, repr(value), f"none for {settings.name}, which does not read it",
+                _INSTEAD.get(field.name, "leave it out"),
+            )  # fmt: skip
+    return {option: getattr(settings, option) for option in options}
+
+
+def probe_reward(task: Task) -> None:
+    """Call a task's reward on two prompts, before anything expensive is done.
+
+    Each is answered rightly and not at all. The token ids are made up: no model is there yet.
+
+    Args:
+        task: whose reward is tried.
+
+    Raises:
+        UserError: the function is unusable, or a right answer of a reward of valuegrad's own does
+            not earn 1.
+    """
+    if isinstance(task.reward, Exact):
+        return
+    examples = [e for e in (*task.evaluation, *task.train)[:2] for _ in range(2)]
+    completions = [e.answer if i % 2 == 0 else "" for i, e in enumerate(examples)]
+    values = task.reward(examples, completions, [list(c.encode()) for c in completions])
+    for example, completion, value in zip(examples, completions, values, strict=True):
+        if task.reward.binary and completion and value != 1:
+            raise UserError(
+                f"reward {task.reward.name}",
+                f"{value:g} for the right answer {completion!r} of prompt {example.prompt!r}",
+                "answers that this reward can read",
+                "name the field with --answer-field, or choose another --reward",
+            )

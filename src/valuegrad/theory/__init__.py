@@ -1,0 +1,1 @@
+"""The theory on a model: its statements with both sides evaluated."""

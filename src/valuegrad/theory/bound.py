@@ -1,0 +1,116 @@
+"""The sampling gap against its bounds over a task's prompts, checkpoint by checkpoint (Fig. 2)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from valuegrad.credit.sampling_gap import LINKS, sampling_gaps, table_norms
+from valuegrad.errors import UserError
+from valuegrad.model.policy import Policy
+from valuegrad.rewards.example import Example
+
+# How far rounding may carry a gap above its bound.
+ROUNDING = {"float64": 1e-9, "float32": 1e-4}
+
+
+def bound_points(
+    policy: Policy,
+    examples: Sequence[Example],
+    *,
+    positions: int = 4,
+    temperature: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Measure the gap and its bounds at positions of some prompts and their answers.
+
+    Args:
+        policy: the policy.
+        examples: prompts with answers, as of a task's held-out split.
+        positions: of each, spread evenly and ending where the answer's first token is scored.
+        temperature: τ of the relaxation, above 0.
+
+    Returns:
+        One object a point, with the keys of ``valuegrad bound --json``.
+
+    Raises:
+        UserError: positions below 1, a temperature that is not above 0, prompts beyond the context.
+
+    Example:
+        ``bound_points(load_policy("runs/step100"), label_copy().evaluation[:8])``
+    """
+    if positions < 1:
+        raise UserError("positions", str(positions), "1 or more", "use the default, 4")
+    norms = table_norms(policy)
+    checkpoint = policy.checkpoint
+    found = []
+    for example in examples:
+        prompt = policy.tokenizer(example.prompt)["input_ids"]
+        whole = policy.tokenizer(example.prompt + example.answer)["input_ids"]
+        last = min(len(prompt), len(whole) - 1) - 1
+        if last < 0:
+            raise UserError(
+                "task", f"the prompt {example.prompt[:40]!r} of {len(prompt)} tokens",
+                "prompts and answers of at least one token each", "change the task",
+            )  # fmt: skip
+        count = min(positions, last + 1)
+        chosen = {last * (i + 1) // count for i in range(count)}
+        for gap in sampling_gaps(policy, whole, sorted(chosen), temperature, norms=norms):
+            names = {"checkpoint": checkpoint.name, "step": checkpoint.step}
+            found.append({**names, "prompt": example.prompt, **asdict(gap)})
+    return found
+
+
+def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[str, Any]:
+    """What the points say: violations, the smallest constants, how much tighter the sharp bound is.
+
+    Args:
+        points: from `bound_points`, of any number of checkpoints.
+        dtype: in which they were measured, for the rounding that is allowed.
+
+    Returns:
+        The summary object that ends ``valuegrad bound --json``. `tighter` is the paper's bound over
+        the sharp one and `looseness` the sharp one over the gap, both in the median;
+        `smallest_constant` is the least C with which Eq. 21 holds at every point.
+    """
+    room = 1 + ROUNDING[dtype]
+    names = list(dict.fromkeys(p["checkpoint"] for p in points))
+    return {
+        "summary": True,
+        **_verdict(points, room),
+        "looseness": _median([p["bound_linear"] / p["gap"] for p in points if p["gap"] > 0]),
+        "checkpoints": [
+            _of_checkpoint([p for p in points if p["checkpoint"] == name], room) for name in names
+        ],
+    }
+
+
+def _of_checkpoint(points: Sequence[Mapping[str, Any]], room: float) -> dict[str, Any]:
+    medians = ("entropy", "gap", "bound_linear", "bound_paper")
+    return {
+        "checkpoint": points[0]["checkpoint"],
+        "step": points[0]["step"],
+        **_verdict(points, room),
+        **{name: _median([p[name] for p in points]) for name in medians},
+    }
+
+
+def _verdict(points: Sequence[Mapping[str, Any]], room: float) -> dict[str, Any]:
+    """What is said of all points and of each checkpoint's.
+
+    A violation is a point where some link of the chain fails: an error of the code, or the theory.
+    """
+    sharp = [p for p in points if p["bound_linear"] > 0]
+    constants = [p["smallest_constant"] for p in points if math.isfinite(p["smallest_constant"])]
+    return {
+        "points": len(points),
+        "violations": sum(any(not p[low] <= p[high] * room for low, high in LINKS) for p in points),
+        "tighter": _median([p["bound_paper"] / p["bound_linear"] for p in sharp]),
+        "smallest_constant": max(constants, default=math.nan),
+    }
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan

@@ -1,0 +1,106 @@
+"""The sampling gap, attention paths, Theorem 1 and the impact score on a case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from valuegrad.credit.attention_paths import attention_paths, weight_correlation
+from valuegrad.credit.sampling_gap import LINKS, sampling_gaps
+from valuegrad.credit.theorem_one import theorem_one
+from valuegrad.impact.vocabulary import measure
+from valuegrad.model.cache import read
+from valuegrad.model.policy import logits
+from valuegrad.one_token_prompts import OneTokenPrompts
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.theory.case import COMPLETION, Case
+from valuegrad.theory.statement import Statement, equality, inequality
+
+
+def sampling_gap_statements(case: Case) -> Iterator[Statement]:
+    """Every link of the chain of bounds, at its tightest point."""
+    start = len(case.prompt) - 1
+    gaps = [
+        gap
+        for temperature in (1.0, 0.5)
+        for gap in sampling_gaps(
+            case.policy, case.sequence, range(start, start + COMPLETION), temperature
+        )
+    ]
+    names = (
+        ("gap ≤ N ‖diag p − ppᵀ‖", "Eq. 20"),
+        ("… ≤ N (1 − ‖p‖²)", "Prop. 2"),
+        ("… ≤ N 2(1 − p_max)", "Prop. 2"),
+        ("… ≤ N 2 C_V sqrt(H / log V)", "Prop. 2"),
+        ("gap ≤ N min(1/2, 1 − ‖p‖², H)", "Theory §4"),
+        ("sharp bound ≤ the paper's", "Theory §4"),
+    )
+    for (name, source), link in zip(names, LINKS, strict=True):
+        sides = [tuple(getattr(gap, side) for side in link) for gap in gaps]
+        tightest = max(sides, key=lambda pair: pair[0] / (pair[1] or 1.0))
+        yield inequality(name, source, *tightest, note=f"the tightest of {len(gaps)} points")
+
+
+def attention_statements(case: Case) -> Iterator[Statement]:
+    """Prop. 3, with the effective rank that it leaves open."""
+    query = len(case.sequence) - 1
+    keys = sorted({query * i // 8 for i in range(8)})
+    paths = attention_paths(case.policy, case.sequence, query, keys)
+    widest = max(paths, key=lambda path: path.effective_rank)
+    each = [
+        weight_correlation([path for path in paths if path.layer == layer])
+        for layer in range(len(case.policy.blocks))
+    ]
+    yield inequality(
+        "effective rank of the attention path ≤ d_head · n_heads", "Prop. 3",
+        widest.effective_rank, float(widest.rank_bound),
+        note=f"the width is {widest.width}; rank correlation of its norm with the attention "
+        f"weight {min(each):.2f} to {max(each):.2f} by layer",
+    )  # fmt: skip
+
+
+def theorem_one_statements(case: Case) -> Iterator[Statement]:
+    """Both sides of Theorem 1 for a random reward of a relaxed rollout."""
+    direction = torch.randn(case.policy.head.shape[0], generator=case.generator).double()
+
+    def reward(soft: Tensor) -> Tensor:
+        return (soft @ direction.to(soft)).square().mean()
+
+    found = theorem_one(case.policy, case.prompt[-3:], 3, reward)
+    yield inequality(
+        "attention-only − BPTT costate ≤ Σ (Π ‖J‖) ε over the cache state", "Thm. 1",
+        found.left, found.right,
+    )  # fmt: skip
+
+
+def impact_statements(case: Case) -> Iterator[Statement]:
+    """The sign of the paper's score, and the alignment that needs no bound."""
+    policy = case.policy
+    with torch.no_grad():
+        _, finals = read(policy, case.prompt)
+        likely = logits(policy, finals[-1]).argsort(descending=True)
+    answers = tuple(int(likely[rank]) for rank in (0, 2, min(20, len(likely) - 1)))
+    prompts = OneTokenPrompts(
+        (Example(case.text, ""),) * len(answers), (tuple(case.prompt),) * len(answers), answers,
+        Exact(), policy,
+    )  # fmt: skip
+    (impact,) = measure(policy, prompts, methods=["grpo"]).values()
+    means = impact.means
+    yield inequality(
+        "Σ ≤ Λ for an indicator reward, so that S = Σ − Λ ≤ 0", "Correction E",
+        means["sigma"], means["lambda_conditional"],
+    )  # fmt: skip
+    yield inequality(
+        "Λ ≤ Σ, so that S = Σ − Λ measures usable signal", "Eq. 26",
+        means["lambda_conditional"], means["sigma"], form="paper",
+        note="E[λ̂|h] = G/σ with σ ≤ 1/2 is G at another scale; the alignment needs no bound",
+    )  # fmt: skip
+    sigma = torch.from_numpy(impact.rows["reward_variance"]).sqrt()
+    yield equality(
+        "alignment = E ‖G‖² / (σ + ξ)", "Eq. 24",
+        torch.tensor(means["alignment"], dtype=torch.float64),
+        (torch.from_numpy(impact.rows["sigma"]) / (sigma + 1e-4)).mean(), 1e-10,
+    )  # fmt: skip

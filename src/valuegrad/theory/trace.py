@@ -1,0 +1,248 @@
+"""Where the credit for one completion goes: costates at every site and token, the prompt's too.
+
+S sites · N tokens of prompt and completion
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from valuegrad.credit.completions import completions
+from valuegrad.credit.costates import costates_at
+from valuegrad.errors import UserError
+from valuegrad.model.cache import sampled
+from valuegrad.model.policy import Policy, Site
+from valuegrad.model.sites import check_site
+
+MAX_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class TracedToken:
+    """One token of the prompt or the completion.
+
+    Attributes:
+        position: in the sequence, from 0.
+        token: its id.
+        text: what it adds to the text.
+        logp: its log-probability given those before, in nats; NaN for the first.
+        in_completion: whether the policy is credited for it.
+    """
+
+    position: int
+    token: int
+    text: str
+    logp: float
+    in_completion: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Sizes of the costates of one completion, by site and position; made by `trace`.
+
+    The state at a position has read the token there and scores the next one, so the last position
+    scores nothing and has no credit.
+
+    Attributes:
+        checkpoint: the policy's.
+        prompt: the text before the completion.
+        completion: the text that is credited.
+        advantage: Â of every token of the completion.
+        tokens: prompt and completion.
+        sites: from the input to the output.
+        total: ‖λ̂‖ in advantage units per unit of the hidden state.
+        immediate: ‖·‖ of the part through the log-probability that the position itself scores.
+        transported: ‖·‖ of the part through later ones, carried by attention.
+    """
+
+    checkpoint: str
+    prompt: str
+    completion: str
+    advantage: float
+    tokens: tuple[TracedToken, ...]
+    sites: tuple[Site, ...]
+    total: Float[Tensor, "S N"]
+    immediate: Float[Tensor, "S N"]
+    transported: Float[Tensor, "S N"]
+
+    @property
+    def transport_share(self) -> Float[Tensor, "S N"]:
+        """‖transported‖ / ‖total‖; NaN where the total is 0."""
+        share: Tensor = (self.transported / self.total).where(self.total > 0, torch.nan)
+        return share
+
+    @property
+    def credit_share(self) -> Float[Tensor, "S N"]:
+        """‖total‖ of a position over the sum of its site: sites of any scale compare."""
+        return self.total / self.total.sum(1, keepdim=True)
+
+    @property
+    def carried_share(self) -> Float[Tensor, " S"]:
+        """Σ ‖transported‖ / Σ (‖transported‖ + ‖immediate‖) over a site's positions, in [0, 1]."""
+        carried, own = self.transported.sum(1), self.immediate.sum(1)
+        return carried / (carried + own)
+
+    @property
+    def middle(self) -> int:
+        """Which of the sites lies in the middle of those that attention can carry credit to."""
+        return max(0, (len(self.sites) - 2) // 2)
+
+
+def trace(
+    policy: Policy,
+    prompt: str,
+    completion: str | None = None,
+    *,
+    sites: Sequence[Site] | None = None,
+    advantage: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = 0,
+) -> Trace:
+    r"""Follow the credit for a completion to every site and token: ∂/∂h Σ_k Â log π(o_k|s_k).
+
+    As `costates` (Def. 2, Eq. 14) with one advantage Â, and at the prompt's positions as well: all
+    credit there is transported, except at the last, whose logits score the first token.
+
+    Args:
+        policy: the policy.
+        prompt: at least one token.
+        completion: what is credited; None draws it from the policy until a stop token.
+        sites: some of the policy's; None takes all.
+        advantage: Â of every token of the completion; sizes are proportional to it.
+        max_tokens: the most that are drawn.
+        seed: of the drawing.
+
+    Returns:
+        The trace.
+
+    Raises:
+        UserError: no such site; an advantage of 0; prompt or completion empty or beyond the
+            context; a completion whose first characters merge with the prompt's last token.
+
+    Example:
+        ``trace(load_policy("runs/step100"), "label = 'B'\nanswer = '", "B").carried_share``
+    """
+    chosen = policy.sites if sites is None else tuple(check_site(policy, s) for s in sites)
+    if not chosen:
+        raise UserError("sites", "none", "at least one", "leave it out for all of them")
+    if not math.isfinite(advantage) or advantage == 0:
+        raise UserError("advantage", str(advantage), "a number other than 0", "use 1")
+    ids = list(policy.tokenizer(prompt)["input_ids"])
+    _check_prompt(policy, prompt, ids)
+    if completion is None:
+        whole = ids + _draw(policy, ids, max_tokens, seed)
+        completion = policy.tokenizer.decode(whole[len(ids) :], clean_up_tokenization_spaces=False)
+    else:
+        whole = _joined(policy, prompt, ids, completion)
+    # A prompt of one token and no advantage on the rest of it gives costates at all positions.
+    signal = [0.0] * (len(ids) - 1) + [advantage] * (len(whole) - len(ids))
+    batch = completions(policy, [whole], 1, torch.tensor([signal], dtype=torch.float64))
+    found = costates_at(policy, batch, chosen)
+    first = found[chosen[0]]
+    logp = [math.nan, *first.logp[0].tolist()]
+    return Trace(
+        policy.checkpoint.name, prompt, completion, float(advantage),
+        tuple(
+            TracedToken(i, token, text, logp[i], i >= len(ids))
+            for i, (token, text) in enumerate(zip(whole, _texts(policy, whole), strict=True))
+        ),
+        chosen,
+        *(
+            torch.stack([_sizes(getattr(found[site], part)) for site in chosen])
+            for part in ("total", "immediate", "transported")
+        ),
+    )  # fmt: skip
+
+
+def trace_document(found: Trace) -> dict[str, Any]:
+    """What ``valuegrad trace --json`` prints.
+
+    Args:
+        found: from `trace`.
+
+    Returns:
+        Its fields and shares by name; arrays hold a row a site and a column a token.
+    """
+    plain = {field.name: getattr(found, field.name) for field in fields(found)}
+    shares = ("transport_share", "credit_share", "carried_share")
+    return {
+        **plain,
+        "tokens": [asdict(token) for token in found.tokens],
+        **{name: getattr(found, name) for name in shares},
+    }
+
+
+def _sizes(part: Float[Tensor, "1 M D"]) -> Float[Tensor, " N"]:
+    """Norms by position; the last one, which scores nothing, is 0."""
+    norms = torch.linalg.vector_norm(part[0].cpu().double(), dim=1)
+    return torch.cat([norms, norms.new_zeros(1)])
+
+
+def _check_prompt(policy: Policy, prompt: str, ids: list[int]) -> None:
+    most = policy.context - 1
+    if not 1 <= len(ids) <= most:
+        raise UserError(
+            "prompt", f"{prompt[:40]!r} of {len(ids)} tokens",
+            f"1 to {most}, so that a completion fits the context of {policy.context}",
+            "choose another --prompt",
+        )  # fmt: skip
+
+
+def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> list[int]:
+    """Prompt and completion as tokens, the prompt's being what they are without the completion."""
+    whole = list(policy.tokenizer(prompt + completion)["input_ids"])
+    if not completion:
+        raise UserError(
+            "completion", "''", "at least one token",
+            "write a text, or leave --completion out to draw one from the policy",
+        )  # fmt: skip
+    if whole[: len(ids)] != ids or len(whole) == len(ids):
+        same = next((i for i, pair in enumerate(zip(ids, whole, strict=False)) if len({*pair}) > 1),
+                    len(ids))  # fmt: skip
+        merged = _texts(policy, whole)[same : same + 1]
+        raise UserError(
+            "completion",
+            f"{completion[:20]!r}, which merges with the end of the prompt {prompt[-20:]!r} into "
+            f"the token {(merged or [''])[0]!r}",
+            "a completion that begins with a token of its own",
+            "move the characters of that token from the one to the other",
+        )
+    if len(whole) > policy.context:
+        raise UserError(
+            "completion", f"{len(whole) - len(ids)} tokens after a prompt of {len(ids)}",
+            f"at most {policy.context - len(ids)} in a context of {policy.context}",
+            "shorten --completion or --prompt",
+        )  # fmt: skip
+    return whole
+
+
+def _draw(policy: Policy, prompt: list[int], most: int, seed: int) -> list[int]:
+    if most < 1:
+        raise UserError("max_tokens", str(most), "1 or more", f"use the default, {MAX_TOKENS}")
+    generator = torch.Generator().manual_seed(seed)
+    most = min(most, policy.context - len(prompt))
+    return sampled(policy, prompt, most, generator, stop=frozenset(policy.stop_tokens))
+
+
+def _texts(policy: Policy, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text: some decoders drop a space where a text begins."""
+    found = []
+    for i, token in enumerate(ids):
+        before = _decode(policy, ids[max(0, i - 1) : i])
+        pair = _decode(policy, ids[max(0, i - 1) : i + 1])
+        text = pair[len(before) :] if pair.startswith(before) else ""
+        # Bytes of one character in several tokens, or a row of the head without a token.
+        found.append(text or _decode(policy, [token]) or f"<{token}>")
+    return found
+
+
+def _decode(policy: Policy, ids: Sequence[int]) -> str:
+    text: str = policy.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return text

@@ -1,0 +1,77 @@
+"""Every statement of the theory, evaluated on one policy: both sides, and whether it holds.
+
+The corrected statements hold; the paper's own form is listed beside them where it does not
+(theory §1 to §6). In float64, on one short prompt and a completion that the policy itself draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from valuegrad.errors import UserError
+from valuegrad.model.policy import Policy
+from valuegrad.theory.case import Case, make_case
+from valuegrad.theory.continuous_lens import control_statements
+from valuegrad.theory.credit_statements import (
+    costate_statements,
+    recursion_statements,
+    value_gradient_statements,
+)
+from valuegrad.theory.gap_statements import (
+    attention_statements,
+    impact_statements,
+    sampling_gap_statements,
+    theorem_one_statements,
+)
+from valuegrad.theory.statement import Statement
+
+PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
+    "costates": costate_statements,
+    "adjoint recursion": recursion_statements,
+    "value gradients": value_gradient_statements,
+    "sampling gap": sampling_gap_statements,
+    "attention paths": attention_statements,
+    "Theorem 1": theorem_one_statements,
+    "impact": impact_statements,
+    "continuous lens": lambda case: control_statements(case.seed),
+}
+PROMPT = "label = 'B'\nanswer = '"
+
+
+def verify(
+    policy: Policy,
+    *,
+    prompt: str = PROMPT,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[Statement]:
+    """Evaluate every statement of the theory on a policy.
+
+    Args:
+        policy: loaded with dtype float64.
+        prompt: text that the policy's own completion follows.
+        seed: of the completion, the advantages, the rewards and the directions.
+        progress: called with what is evaluated next.
+
+    Returns:
+        The statements, in the order of the theory.
+
+    Raises:
+        UserError: a policy in another dtype, or a prompt of fewer than 2 tokens or too long.
+
+    Example:
+        ``all(s.holds for s in verify(load_policy(path, dtype="float64")) if s.form != "paper")``
+    """
+    if policy.head.dtype != torch.float64:
+        raise UserError(
+            "dtype", str(policy.head.dtype).removeprefix("torch."),
+            "float64, in which identities hold to rounding", "load the policy with dtype float64",
+        )  # fmt: skip
+    case = make_case(policy, prompt, seed)
+    found: list[Statement] = []
+    for name, statements in PARTS.items():
+        progress(name)
+        found += statements(case)
+    return found

@@ -1,0 +1,275 @@
+"""GRPO through TRL's GRPOTrainer, for completions of any length: the own loop's hyper-parameters.
+
+Prompts, rewards and advantages are valuegrad's own; TRL draws the completions, forms the loss of
+Eq. 1 and takes the steps.
+
+P prompts of an update · G completions a prompt
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from valuegrad.budget import Budget
+from valuegrad.errors import UserError
+from valuegrad.impact.held_out import held_out_rewards
+from valuegrad.methods import Method, advantages, zero_spread
+from valuegrad.model.policy import Policy, check_full_precision
+from valuegrad.model.precision import use_true_float64
+from valuegrad.prompts import CompletionPrompts, completion_prompts
+from valuegrad.sampler import rewards_of, text_of
+from valuegrad.tasks.task import Task
+from valuegrad.training.one_token import Training, out_of_numbers, prompt_order
+
+# Tokens of a forward and backward pass; what an update has beyond them is accumulated.
+PASS_TOKENS = 16384
+
+
+def train_with_trl(
+    policy: Policy,
+    task: Task,
+    *,
+    budget: Budget,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda update: None,
+) -> Training:
+    """Run GRPO with TRL from a policy and read the held-out reward off at several budgets.
+
+    The policy itself is left as it is, and so is the global random state. Nothing is written but
+    to a temporary folder.
+
+    Args:
+        policy: where to start.
+        task: RL draws from its training prompts, the reward is read off its held-out ones.
+        budget: the hyper-parameters; with `lora_rank` above 0 only LoRA matrices learn.
+        seed: of prompt order and completions.
+        progress: called with the number of updates done.
+
+    Returns:
+        The rewards before and after.
+
+    Raises:
+        UserError: an exact KL penalty, LoRA without peft, an unusable reward, a half-precision
+            policy.
+        RunError: the policy left the finite numbers.
+
+    Example:
+        ``train_with_trl(policy, arithmetic(), budget=Budget(updates=(10,)), seed=0).gains``
+    """
+    check_full_precision(policy)
+    if budget.beta > 0 and budget.kl == "exact":
+        raise UserError(
+            "kl", "exact", "k3 with the engine trl, which estimates the penalty", "pass --kl k3"
+        )
+    prompts = completion_prompts(policy, task, task.train)
+    before = _reward(policy, task, budget)
+    learner = _learner(policy)
+    recorder = _Recorder(learner, task, budget, progress)
+    with _quiet(), _global_state_kept(), tempfile.TemporaryDirectory() as scratch:
+        trainer = _Trainer(
+            method=budget.method,
+            model=learner.model,
+            reward_funcs=_Reward(policy, prompts),
+            args=_arguments(budget, prompts, policy, seed, scratch),
+            train_dataset=_dataset(prompts, budget, seed),
+            processing_class=learner.tokenizer,
+            callbacks=[recorder],
+            peft_config=_lora(budget) if budget.lora_rank else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        _finish(trainer, policy, prompts)
+        try:
+            trainer.train()
+        except RuntimeError as error:
+            # What torch says when it is to draw from a distribution of NaN.
+            if "probability tensor" in str(error):
+                raise out_of_numbers(budget) from error
+            raise
+    equal = trainer.equal_groups / trainer.groups
+    return Training(seed, budget, before, tuple(recorder.after), equal, "trl")
+
+
+class _Trainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with valuegrad's advantages: one definition of the methods for every engine."""
+
+    def __init__(self, *, method: Method, **keywords: Any) -> None:
+        self.equal_groups = self.groups = 0
+        self.method = method
+        super().__init__(**keywords)
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        batch = super()._generate_and_score_completions(inputs)
+        drawn = self.reward_funcs[0].latest.view(-1, self.num_generations)
+        equal = zero_spread(drawn)
+        self.equal_groups += int(equal.sum())
+        self.groups += len(equal)
+        batch["advantages"] = advantages(drawn, self.method).flatten().to(batch["advantages"])
+        return batch
+
+
+class _Reward:
+    """The task's reward as TRL calls it; keeps the rewards of the latest batch."""
+
+    __name__ = "reward"
+
+    def __init__(self, policy: Policy, prompts: CompletionPrompts) -> None:
+        self.policy, self.prompts = policy, prompts
+        self.latest = torch.empty(0)
+
+    def __call__(self, completion_ids: list[list[int]], row: list[int], **rest: Any) -> list[float]:
+        # By tokens: the texts that TRL hands over keep a stop such as a line break.
+        texts = [[text_of(self.policy, self.prompts.stops, ids)] for ids in completion_ids]
+        whole = [[tuple(ids)] for ids in completion_ids]
+        self.latest = rewards_of(self.prompts, row, whole, texts)[:, 0].float()
+        return self.latest.tolist()
+
+
+class _Recorder(TrainerCallback):  # type: ignore[misc]
+    """Reads the held-out reward off after each number of updates in the budget."""
+
+    def __init__(
+        self, learner: Policy, task: Task, budget: Budget, progress: Callable[[int], None]
+    ) -> None:
+        self.learner, self.task, self.budget, self.progress = learner, task, budget, progress
+        self.after: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        model = self.learner.model
+        if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad):
+            raise out_of_numbers(self.budget)
+        self.progress(state.global_step)
+        if state.global_step in self.budget.updates:
+            model.eval()
+            self.after.append(_reward(self.learner, self.task, self.budget))
+            model.train()
+
+
+def _reward(policy: Policy, task: Task, budget: Budget) -> float:
+    reward = float(held_out_rewards(policy, task).mean())
+    if not math.isfinite(reward):
+        raise out_of_numbers(budget)
+    return reward
+
+
+def _learner(policy: Policy) -> Policy:
+    model, tokenizer = copy.deepcopy(policy.model), copy.deepcopy(policy.tokenizer)
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        # Padding is masked everywhere, so that any token will do.
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    return Policy(model, tokenizer, policy.checkpoint)
+
+
+def _arguments(
+    budget: Budget, prompts: CompletionPrompts, policy: Policy, seed: int, folder: str
+) -> Any:
+    sequences = budget.prompts_per_update * budget.group_size
+    longest = max(map(len, prompts.tokens)) + prompts.max_tokens
+    passes = next(
+        n for n in range(1, sequences + 1)
+        if sequences % n == 0 and (sequences // n * longest <= PASS_TOKENS or n == sequences)
+    )  # fmt: skip
+    arguments = GRPOConfig(
+        output_dir=folder, seed=seed, max_steps=budget.updates[-1],
+        # Adam, one learning rate throughout, the whole update as one batch of whole groups.
+        optim="adamw_torch", weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
+        learning_rate=budget.learning_rate, lr_scheduler_type="constant", warmup_steps=0,
+        max_grad_norm=budget.max_gradient_norm, per_device_train_batch_size=sequences // passes,
+        gradient_accumulation_steps=passes, num_generations=budget.group_size,
+        num_iterations=budget.inner_epochs, shuffle_dataset=False,
+        # Eq. 1.
+        loss_type="grpo", scale_rewards="group", epsilon=budget.clip, beta=budget.beta,
+        use_bias_correction_kl=False, disable_dropout=True,
+        # The policy's own distribution.
+        max_completion_length=prompts.max_tokens, temperature=1.0, top_p=1.0, top_k=0,
+        # In full precision, and without leaving anything behind.
+        use_cpu=policy.device.type == "cpu", bf16=False, gradient_checkpointing=False,
+        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _dataset(prompts: CompletionPrompts, budget: Budget, seed: int) -> Any:
+    """Rows in the own loop's order: no prompt is dropped, none comes again before all came once."""
+    batches = -(-budget.updates[-1] // budget.inner_epochs)
+    drawn = prompt_order(
+        len(prompts), budget.prompts_per_update, torch.Generator().manual_seed(seed)
+    )
+    rows = [row for _ in range(batches) for row in next(drawn)]
+    return Dataset.from_dict({"prompt": [prompts.examples[r].prompt for r in rows], "row": rows})
+
+
+def _finish(trainer: Any, policy: Policy, prompts: CompletionPrompts) -> None:
+    """Set what no argument of the trainer can say."""
+    # TRL adds the tokenizer's stop to the model's; a one-token answer has none, and -1 is no token.
+    stops = list(prompts.stops) or [-1]
+    trainer.eos_token_ids = stops
+    trainer.generation_config.eos_token_id = stops
+    trainer.generation_kwargs["eos_token_id"] = stops
+    if trainer.ref_model is not None:
+        # TRL reads the reference from the checkpoint's folder: it is the policy as it is here.
+        trainer.ref_model.load_state_dict(policy.model.state_dict())
+        if policy.head.dtype == torch.float64:
+            use_true_float64(trainer.ref_model)
+            use_true_float64(trainer.ref_model.base_model)
+
+
+def _lora(budget: Budget) -> Any:
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise UserError(
+            "lora_rank",
+            str(budget.lora_rank),
+            "the package peft, which is not installed",
+            "pip install 'valuegrad[lora]'",
+        ) from error
+    return LoraConfig(
+        r=budget.lora_rank, lora_alpha=2 * budget.lora_rank, lora_dropout=0.0,
+        target_modules="all-linear", task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TRL's and transformers' advice on settings that are chosen here."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    trl = logging.getLogger("trl")
+    level = trl.level
+    trl.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        trl.setLevel(level)
+
+
+@contextmanager
+def _global_state_kept() -> Iterator[None]:
+    """TRL seeds every global source of chance; what was there comes back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

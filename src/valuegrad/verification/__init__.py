@@ -1,1 +1,0 @@
-"""Every statement of the theory, evaluated on the policy at hand."""

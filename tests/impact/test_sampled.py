@@ -1,0 +1,313 @@
+"""Estimates from rollouts against closed forms, enumeration and loops over index tuples."""
+
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tests import letters, oracles
+from tests.oracles import completions as oracle
+
+from valuegrad.errors import UserError
+from valuegrad.impact import sampled as module
+from valuegrad.impact.costate_error import costate_error
+from valuegrad.impact.sampled import half_sample_corrected, measure_rollouts, state_columns
+from valuegrad.impact.teacher_forced import measure_exact_answers
+from valuegrad.rewards.function import FunctionReward
+from valuegrad.sampler import Rollouts, rollouts
+
+N = 32
+GROUP = 8
+# Architecture, scale of the weights, most tokens, stop: one policy answers with single tokens.
+CHECKPOINTS = (("llama", 0.6, 3, "\n"), ("gpt2", 0.35, 3, "\n"), ("qwen3", 0.4, 1, None))
+WORTH = {
+    "graded": lambda c: len(c) / 2 + 0.3 * ("a" in c),
+    "two values": lambda c: 3.0 - ("b" in c),
+}
+UNBIASED = ("reward_before", "sigma", "reward_variance", "pass_at_k", "zero_spread_groups")
+
+
+def case(architecture, scale, max_tokens, stop):
+    prompts = letters.varied(architecture, max_tokens, stop, scale=scale)
+    return letters.policy(architecture, scale=scale), prompts
+
+
+@functools.cache
+def replications(checkpoint, site, count=8):
+    """Of the same prompts: the closed form, and measurements of independent groups of 32."""
+    policy, prompts = case(*checkpoint)
+    exact = measure_exact_answers(policy, prompts, site=site, group_size=GROUP)
+    runs = [
+        measure_rollouts(
+            policy, rollouts(policy, prompts, N, seed=seed), site=site, group_size=GROUP
+        )[0]
+        for seed in range(count)
+    ]
+    return exact, runs
+
+
+@pytest.mark.parametrize("site", [0, "final"])
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_estimates_are_within_4_standard_errors_of_the_closed_form(checkpoint, site):
+    exact, runs = replications(checkpoint, site)
+    p = exact["grpo"].rows["reward"]
+    assert len(p) >= 40
+    assert np.quantile(p, 0.9) > 0.1
+    for method in oracles.METHODS:
+        found = runs[0][method]
+        assert found.means.keys() == exact[method].means.keys()
+        for name, truth in exact[method].means.items():
+            if math.isnan(truth):
+                assert site != "final"
+                assert name in ("lambda_sample", "p_gap")
+                continue
+            error = found.standard_errors[name]
+            limit = 4 * error if error > 0 else 1e-12
+            assert abs(found.means[name] - truth) < limit, (method, name)
+        entropy = exact[method].means["entropy"]
+        assert found.means["entropy"] == pytest.approx(entropy, rel=1e-9)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_means_over_replications_are_right(checkpoint):
+    """8 replications: to 4 standard errors within prompts where unbiased, else to a tenth more."""
+    exact, runs = replications(checkpoint, "final")
+    names = ("reward", "sigma", "reward_variance", "pass_at_k", "zero_spread", "headroom",
+             "alignment", "lambda_conditional", "lambda_sample")  # fmt: skip
+    for method in oracles.METHODS:
+        for name in names:
+            truth = exact[method].rows[name].mean()
+            values = np.stack([run[method].rows[name] for run in runs])
+            error = math.sqrt((values.var(0, ddof=1) / len(values)).sum()) / values.shape[1]
+            unbiased = name in names[:5] or (name == "alignment" and method != "grpo")
+            slack = 1e-9 if unbiased else 0.1
+            limit = 4 * error + slack * abs(truth) + 1e-12
+            assert abs(values.mean() - truth) < limit, (method, name)
+
+
+@pytest.mark.parametrize("reward", ["graded", "two values"])
+def test_rewards_of_several_values_against_enumeration(reward):
+    """60 groups of 32 a prompt: means over groups to 4 standard errors, Λ and 1/σ to 2% more."""
+    policy = letters.policy("gpt2")
+    worth = WORTH[reward]
+    function = FunctionReward("tests:f", lambda completions, **_: [worth(c) for c in completions])
+    base = letters.asked(policy, letters.task(("a", "b", "c"), reward=function))
+    every = oracle.every_completion(len(letters.TOKENS), letters.STOPS, letters.MAX_TOKENS)
+    texts = [letters.text(t for t in c if t not in letters.STOPS) for c in every]
+    found = [oracle.scores(policy.model, list(ids), every, ["final"]) for ids in base.tokens]
+    ps, scores = [log_p.exp() for log_p, _ in found], [s["final"] for _, s in found]
+    rs = [torch.tensor([worth(t) for t in texts]).double()] * 3
+    drawn = letters.regrouped(rollouts(policy, base, 60 * N, seed=8), N)
+    impacts, _ = measure_rollouts(policy, drawn, group_size=GROUP, alpha=2.0)
+    for method, impact in impacts.items():
+        expected = oracles.measurements(ps, rs, scores, method, alpha=2.0, group_size=GROUP)
+        rows = {"reward_before": "reward", "zero_spread_groups": "zero_spread"}
+        for name, truth in expected.items():
+            if name.startswith("p_") or name in ("headroom_pooled", "entropy", "pass_at_k"):
+                continue
+            truth = truth / 3 if name == "zero_spread_groups" else truth
+            values = impact.rows[rows.get(name, name)].reshape(3, 60)
+            error = math.sqrt((values.var(1, ddof=1) / 60).sum()) / 3
+            unbiased = name in UNBIASED or (name == "alignment" and method != "grpo")
+            slack = 1e-9 if unbiased else 0.02
+            limit = 4 * error + slack * abs(truth) + 1e-12
+            assert abs(values.mean() - truth) < limit, (method, name)
+        headroom = expected["headroom_pooled"]
+        assert impact.means["headroom_pooled"] == pytest.approx(headroom, rel=0.05)
+
+
+def test_deeper_states_have_the_advantages_of_their_prompts():
+    """At a state along the answer E λ̂ = G_t/σ, σ the deviation at the prompt (theory §2)."""
+    policy = letters.policy("gpt2", scale=0.35)
+    asked = letters.asked(policy, letters.task(letters.answers("gpt2", scale=0.35)))
+    aligned, errors = [], []
+    for ids, answer in zip(asked.tokens, asked.answers, strict=True):
+        (p, _), (_, G) = (
+            oracle.value_gradients(policy.model, list(ids), answer, letters.STOPS, [0], t)
+            for t in (1, 2)
+        )
+        G = G[0]
+        slope = 1 / (math.sqrt(p * (1 - p)) + oracles.XI)
+        rest = oracle.every_completion(len(letters.TOKENS), letters.STOPS, 2)
+        log_p, scores = oracle.scores(policy.model, [*ids, answer[0]], rest, [0])
+        reward = oracle.indicator(rest, answer[1:], letters.STOPS)
+        aligned.append(slope * float(G @ G))
+        costate = slope * (reward - p)[:, None] * scores[0]
+        errors.append(float(G.norm() * (log_p.exp() @ (costate - G).norm(dim=1))))
+    times, size = 40, 64
+    prompts = letters.repeated(asked, times)
+    drawn = letters.regrouped(rollouts(policy, asked, times * size, seed=1), size)
+    begun = [a[:1] for a in asked.answers]
+    rows = list(range(3))
+    deep = letters.regrouped(
+        rollouts(policy, asked, times * size, seed=2, rows=rows, begun=begun), size
+    )
+    many = list(range(len(prompts)))
+    impacts, _ = measure_rollouts(policy, drawn, site=0, group_size=GROUP, deeper=(many, deep))
+    alone, _ = measure_rollouts(policy, drawn, site=0, group_size=GROUP)
+    for name, truth, slack in (
+        ("alignment", np.array(aligned), 0.05), ("lambda_sample", np.array(errors), 0.15),
+    ):  # fmt: skip
+        both, one = (i["grpo"].rows[name].reshape(3, times) for i in (impacts, alone))
+        values = 2 * both - one
+        error = np.sqrt(values.var(1, ddof=1) / times)
+        assert (abs(values.mean(1) - truth) < 4 * error + slack * truth).all(), name
+
+
+# --- estimators by loops -------------------------------------------------------------------------
+
+
+def synthetic(p, n, rng, width=3):
+    """Rewards and score vectors of one prompt, with E s = 0 and E[R s] = p · S1."""
+    r = (rng.random(n) < p).astype(float)
+    s1 = np.array([1.0, -0.5, 0.3]) * (1 - p)
+    noise = rng.normal(size=(n, width))
+    s = np.where(r[:, None] > 0, s1, -p / (1 - p) * s1 + noise)
+    return r, s
+
+
+def test_sigma_pass_at_k_and_zero_spread_are_means_over_tuples():
+    rng = np.random.default_rng(0)
+    groups = [synthetic(p, 7, rng) for p in (0.2, 0.5, 0.8)]
+    r = np.stack([g[0] for g in groups])
+    s = np.stack([g[1] for g in groups])
+    found = state_columns(torch.tensor(s), torch.tensor(r), ["dr_grpo"], True)["dr_grpo"]
+    shared = module._reward_columns(r, 5.0, 3, True)
+    for row in range(3):
+        assert found["sigma"][row] == pytest.approx(oracle.squared_covariance(s[row], r[row]))
+        assert shared["pass_at_k"][row] == pytest.approx(oracle.pass_at_k(r[row].tolist(), 3))
+        assert shared["zero_spread"][row] == pytest.approx(oracle.zero_spread(r[row].tolist(), 3))
+        pairs = [(a - b) ** 2 / 2 for a, b in itertools.permutations(r[row], 2)]
+        assert shared["reward_variance"][row] == pytest.approx(np.mean(pairs))
+    graded = np.array([[0.0, 0.5, 0.5, 2.0, 2.0, 1.0, 0.0]])
+    shared = module._reward_columns(graded, 1.0, 2, False)
+    assert shared["zero_spread"][0] == pytest.approx(oracle.zero_spread(graded[0].tolist(), 2))
+    assert shared["pass_at_k"][0] == pytest.approx(oracle.pass_at_k(graded[0].tolist(), 2))
+
+
+@pytest.mark.parametrize("p", [0.03, 0.5, 0.9])
+def test_group_statistics_are_expectations_over_groups(p):
+    some, same = oracle.group_statistics(p, 4)
+    columns = {}
+    for k in range(9):
+        rewards = np.array([[1.0] * k + [0.0] * (8 - k)])
+        for name, value in module._reward_columns(rewards, 5.0, 4, True).items():
+            chance = math.comb(8, k) * p**k * (1 - p) ** (8 - k)
+            columns[name] = columns.get(name, 0) + chance * float(value[0])
+    assert columns["pass_at_k"] == pytest.approx(some, rel=1e-12)
+    assert columns["zero_spread"] == pytest.approx(same, rel=1e-12)
+    assert columns["reward"] == pytest.approx(p, rel=1e-12)
+    assert columns["reward_variance"] == pytest.approx(p * (1 - p), rel=1e-12)
+
+
+def test_lambda_leaves_the_rollout_out_of_the_gradient_that_it_meets():
+    rng = np.random.default_rng(2)
+    r, s = rng.normal(size=8), rng.normal(size=(8, 3))
+    slope, baseline, squared = 1.7, 0.2, 0.9
+    errors = []
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        pairs = list(itertools.permutations(others, 2))
+        gradient = sum((r[j] - r[k]) * (s[j] - s[k]) / 2 for j, k in pairs) / len(pairs)
+        costate = slope * (r[i] - baseline) * s[i]
+        errors.append(costate @ costate - 2 * costate @ gradient + squared)
+    expected = math.sqrt(squared) * np.sqrt(np.maximum(errors, 0)).mean()
+    arguments = [(s @ s.T)[None], r[None], *(np.array([x]) for x in (squared, slope, baseline))]
+    assert costate_error(*arguments)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_sigma_is_unbiased():
+    rng = np.random.default_rng(5)
+    for p in (0.1, 0.6):
+        groups = [synthetic(p, 8, rng) for _ in range(3000)]
+        r, s = (torch.tensor(np.stack(x)) for x in zip(*groups, strict=True))
+        values = state_columns(s, r, ["rloo"], True)["rloo"]["sigma"]
+        truth = (p * (1 - p)) ** 2 * 1.34
+        assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(3000)
+
+
+def test_half_samples_take_off_a_bias_of_one_over_n():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(20000, 16))
+    found = half_sample_corrected(lambda part: x[:, part].mean(1) ** 2, 16)
+    assert abs(found.mean()) < 4 * found.std() / math.sqrt(20000)
+    plain = (x.mean(1) ** 2).mean()
+    assert plain > 0.05
+    few = half_sample_corrected(lambda part: x[:, part].mean(1) ** 2, 7)
+    assert np.array_equal(few, x.mean(1) ** 2)
+
+
+def injected(monkeypatch, r, s):
+    """What `measure_rollouts` makes of given rewards and score vectors."""
+    zeros = torch.zeros(r.shape)
+    monkeypatch.setattr(module, "prompt_state_scores", lambda *_: (torch.tensor(s), zeros))
+    monkeypatch.setattr(module, "check_log_probabilities", lambda *_: 0.0)
+    monkeypatch.setattr(module, "_entropies", lambda *_: np.zeros(len(r)))
+    ends = torch.zeros(r.shape, dtype=torch.bool)
+    drawn = Rollouts((), (), (), torch.tensor(r), zeros.double(), ends, ends)
+    return measure_rollouts(letters.policy("llama"), drawn, methods=["grpo", "dr_grpo"])[0]
+
+
+COVERED = ("reward_before", "sigma", "alignment", "lambda_conditional", "headroom", "pass_at_k")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.02, 0.7), (0.5, 0.98)])
+def test_intervals_cover(monkeypatch, low, high):
+    """95% intervals of 40 tasks of 256 prompts cover at their rate, by a one-sided binomial test.
+
+    Over 200 tasks 93% to 97% did. With 64 prompts the rate is lower, 90% for the headroom: the
+    quantities are skewed over prompts, and the headroom's bias is a third of its error then.
+
+    For p above 1/2 no group of 16 fails in any number of rollouts that one would draw, so that
+    pass@k is 1 as far as they can tell, and its interval a point.
+    """
+    rng = np.random.default_rng(3)
+    grid = np.exp(np.linspace(np.log(low), np.log(high), 2001))
+    sigma = (grid * (1 - grid)) ** 2 * 1.34
+    slope = 1 / (np.sqrt(grid * (1 - grid)) + oracles.XI)
+    truth = {
+        "reward_before": grid, "sigma": sigma, "alignment": slope * sigma,
+        "lambda_conditional": (slope - 1) * sigma, "pass_at_k": 1 - (1 - grid) ** 16,
+        "headroom": np.log1p(grid * np.expm1(5)) / 5 - grid,
+    }  # fmt: skip
+    hits = dict.fromkeys(COVERED, 0)
+    for _ in range(40):
+        ps = np.exp(rng.uniform(np.log(low), np.log(high), 256))
+        groups = [synthetic(p, N, rng) for p in ps]
+        r, s = (np.stack(x) for x in zip(*groups, strict=True))
+        found = injected(monkeypatch, r, s)["grpo"]
+        for name in COVERED:
+            error = abs(found.means[name] - truth[name].mean())
+            hits[name] += error < 1.96 * found.standard_errors[name]
+    for name, count in hits.items():
+        if name == "pass_at_k" and low >= 0.5:
+            continue
+        assert stats.binomtest(count, 40, 0.95, alternative="less").pvalue > 1e-3, name
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 0.3])
+def test_equal_rewards_leave_no_signal_and_no_standard_error(monkeypatch, level):
+    r = np.full((6, 16), level)
+    s = np.random.default_rng(0).normal(size=(6, 16, 3))
+    for impact in injected(monkeypatch, r, s).values():
+        assert impact.means["reward_before"] == pytest.approx(level, abs=1e-12)
+        assert impact.means["zero_spread_groups"] == pytest.approx(6)
+        for name in ("sigma", "alignment", "lambda_sample", "lambda_conditional"):
+            assert impact.means[name] == pytest.approx(0, abs=1e-12), name
+        for name in ("sigma", "alignment", "lambda_sample", "p_alignment"):
+            if level in (0.0, 1.0):
+                assert math.isnan(impact.standard_errors[name]), name
+        assert impact.means["headroom_pooled"] == pytest.approx(0, abs=1e-12)
+        assert math.isnan(impact.standard_errors["reward_before"])
+
+
+@pytest.mark.parametrize(("n", "group"), [(3, 2), (8, 9), (2, 2)])
+def test_too_few_rollouts_are_refused(n, group):
+    policy = letters.policy("llama")
+    prompts = letters.asked(policy, letters.task(letters.answers("llama")))
+    drawn = rollouts(policy, prompts, n, seed=0)
+    with pytest.raises(UserError, match=rf"rollouts: got {n}; wanted at least {max(4, group)}"):
+        measure_rollouts(policy, drawn, group_size=group)

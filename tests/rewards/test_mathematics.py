@@ -1,0 +1,88 @@
+"""The reward `math`: math-verify, in a process that a completion cannot keep."""
+
+import importlib.util
+import json
+import signal
+import time
+
+import pytest
+
+from valuegrad.errors import RunError, UserError
+from valuegrad.rewards import mathematics
+from valuegrad.rewards.isolation import Isolated
+from valuegrad.rewards.mathematics import readable
+from valuegrad.rewards.named import reward_named
+from valuegrad.tasks.jsonl import jsonl_task
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
+        ("so it is $\\frac{1}{2}$.", "0.5", 1),
+        ("The answer is 1/2.", "\\frac{1}{2}", 1),
+        ("\\frac12", "steps\n#### 1/2", 1),
+        ("thus \\boxed{3\\sqrt{2}}", "3\\sqrt{2}", 1),
+        ("3\\sqrt{2}", "$\\sqrt{18}$", 1),
+        ("(1, 2)", "(1,2)", 1),
+        ("x=5", "x=5", 1),
+        ("\\boxed{5}", "x=5", 1),
+        ("\\boxed{\\text{Monday}}", "\\text{Monday}", 1),
+        ("50\\%", "50\\%", 1),
+        ("that is 12", "12", 1),
+        ("that is 13", "12", 0),
+        ("$\\frac{1}{3}$", "0.5", 0),
+        ("(2,1)", "(1,2)", 0),
+        ("", "12", 0),
+        ("no idea", "12", 0),
+        ("$\\frac{1}{$", "12", 0),
+    ],
+)
+def test_completions_are_compared_by_value(completion, answer, reward):
+    assert mathematics.mathematics([completion], [answer]) == [reward]
+
+
+def test_answers_that_are_no_mathematics():
+    assert [readable(a) for a in ("12", "\\pi", "#### 3", "", "hello there")] == [1, 1, 1, 0, 0]
+
+
+def test_a_power_tower_is_wrong_and_holds_nothing_up(monkeypatch):
+    judges = Isolated("math_verify", seconds=1.0)
+    monkeypatch.setattr(mathematics, "_JUDGES", judges)
+    start = time.perf_counter()
+    texts = ["$5$", "$9^{9^{9^9}}$", "$5$"]
+    assert mathematics.mathematics(texts, ["5"] * 3) == [1.0, 0.0, 1.0]
+    assert time.perf_counter() - start < 60
+    judges.close()
+
+
+def test_a_process_that_ends_for_another_reason_is_reported():
+    judges = Isolated("math_verify")
+    assert judges("math_equal", "1", "1") == 1.0
+    judges._process.send_signal(signal.SIGKILL)
+    judges._process.wait()
+    with pytest.raises(RunError, match="ended with code -9"):
+        judges("math_equal", "1", "1")
+    assert judges("math_equal", "1", "1") == 1.0
+    with pytest.raises(RunError, match=r"math_equal failed on .*AttributeError"):
+        judges("math_equal", 1, "1")
+    judges.close()
+    with pytest.raises(RunError, match="ended with code 1"):
+        Isolated("no_such_module")("math_equal", "1", "1")
+
+
+def test_math_of_a_file(tmp_path):
+    path = tmp_path / "t.jsonl"
+    rows = [{"problem": f"{i}/2?", "solution": f"\\frac{{{i}}}{{2}}"} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = jsonl_task(path, prompt_field="problem", answer_field="solution", reward="math")
+    examples = task.train + task.evaluation
+    values = [int(e.prompt.split("/")[0]) / 2 for e in examples]
+    assert task.reward(examples, [f"It is {v:g}." for v in values]) == [1.0] * 20
+    assert task.reward(examples, [f"It is {v + 1:g}." for v in values]) == [0.0] * 20
+    assert task.reward.binary
+
+
+def test_math_without_math_verify(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'valuegrad\[math\]'"):
+        reward_named("math")
