@@ -30,12 +30,13 @@ demo-arithmetic: setup
 	$(BIN)/valuegrad study examples/arithmetic.toml --out $(ARITHMETIC)/study
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 check: lint test
 

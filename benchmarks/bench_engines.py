@@ -43,8 +43,10 @@ def main(folder: str) -> None:
         print(f"{engine}: {spent / SEEDS / BUDGET.updates[-1]:.2f} s an update, all included")
     (own, theirs), spreads = map(statistics.mean, found), [statistics.stdev(x) for x in found]
     error = math.sqrt(sum(s**2 for s in spreads) / SEEDS)
-    print(f"difference of the means: {theirs - own:+.4f}, {abs(theirs - own) / error:.1f} standard "
-          f"errors; larger spread {max(spreads):.4f}")  # fmt: skip
+    print(
+        f"difference of the means: {theirs - own:+.4f}, {abs(theirs - own) / error:.1f} standard "
+        f"errors; larger spread {max(spreads):.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ def main() -> None:
     full = BATCH * LENGTH * VOCABULARY * 4
     with tempfile.TemporaryDirectory() as folder:
         random_policy(
-            Path(folder), vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688,
-            num_hidden_layers=4, num_attention_heads=4,
-        )  # fmt: skip
+            Path(folder),
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+        )
         print(f"full logits in float32: {full / 2**20:.0f} MiB")
         for split in (False, True):
             peak = peak_memory(prepared, folder, split)

@@ -28,9 +28,13 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(
-            Path(folder), vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=5504,
-            num_hidden_layers=2, num_attention_heads=16,
-        )  # fmt: skip
+            Path(folder),
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=5504,
+            num_hidden_layers=2,
+            num_attention_heads=16,
+        )
         tokens = torch.randint(VOCABULARY, (64,), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             cache, finals = read(policy, tokens.tolist())

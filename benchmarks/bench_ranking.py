@@ -53,8 +53,10 @@ def main(references: list[str]) -> None:
         )
         ratios.append(training / scoring)
     median = statistics.median(ratios)
-    print(f"train / score with {fewest} prompts, a checkpoint: {median:.0f} "
-          f"({min(ratios):.0f} … {max(ratios):.0f}), at least 30")  # fmt: skip
+    print(
+        f"train / score with {fewest} prompts, a checkpoint: {median:.0f} "
+        f"({min(ratios):.0f} … {max(ratios):.0f}), at least 30"
+    )
 
 
 if __name__ == "__main__":

@@ -58,8 +58,10 @@ def main() -> None:
         print(f"measure, 5 methods / bare forward: {ratio(found)}, at most 1.2")
         measured = found[0]
         found = paired_ratio(lambda: score(policy, task), forward)
-        print(f"score / bare forward: {ratio(found)}, of which the probe step adds "
-              f"{found[0] - measured:.2f}, at most 4.5")  # fmt: skip
+        print(
+            f"score / bare forward: {ratio(found)}, of which the probe step adds "
+            f"{found[0] - measured:.2f}, at most 4.5"
+        )
         found = paired_ratio(lambda: probe(policy, task, distances=[1e-4]), forward)
         print(f"probe step alone / bare forward: {ratio(found)}, at most 4.5")
 

@@ -51,16 +51,30 @@ def trl_seconds(folder: str, task: Task) -> list[float]:
     clock = UpdateClock()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = GRPOConfig(
-            output_dir=scratch, loss_type="grpo", num_generations=GROUP, max_completion_length=1,
-            per_device_train_batch_size=PROMPTS * GROUP, max_steps=UPDATES, learning_rate=RATE,
-            lr_scheduler_type="constant", beta=0.0, report_to="none", use_cpu=True, bf16=False,
-            gradient_checkpointing=False, save_strategy="no", logging_steps=10**6,
+            output_dir=scratch,
+            loss_type="grpo",
+            num_generations=GROUP,
+            max_completion_length=1,
+            per_device_train_batch_size=PROMPTS * GROUP,
+            max_steps=UPDATES,
+            learning_rate=RATE,
+            lr_scheduler_type="constant",
+            beta=0.0,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            logging_steps=10**6,
             disable_tqdm=True,
-        )  # fmt: skip
+        )
         trainer = GRPOTrainer(
-            model=folder, reward_funcs=reward, args=arguments,
-            train_dataset=Dataset.from_list(rows), callbacks=[clock],
-        )  # fmt: skip
+            model=folder,
+            reward_funcs=reward,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            callbacks=[clock],
+        )
         trainer.train()
     return [b - a for a, b in itertools.pairwise(clock.ends)]
 

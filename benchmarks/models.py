@@ -24,14 +24,21 @@ def random_policy(folder: Path, **shape: Any) -> Policy:
     """
     torch.manual_seed(0)
     default = {
-        "vocab_size": 50_304, "hidden_size": 640, "intermediate_size": 1728,
-        "num_hidden_layers": 10, "num_attention_heads": 10, "max_position_embeddings": 512,
-    }  # fmt: skip
+        "vocab_size": 50_304,
+        "hidden_size": 640,
+        "intermediate_size": 1728,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 10,
+        "max_position_embeddings": 512,
+    }
     chosen = default | shape
     config = Olmo2Config(
-        **chosen, num_key_value_heads=chosen["num_attention_heads"], pad_token_id=0,
-        eos_token_id=0, bos_token_id=None,
-    )  # fmt: skip
+        **chosen,
+        num_key_value_heads=chosen["num_attention_heads"],
+        pad_token_id=0,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
     model = Olmo2ForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters")
     model.save_pretrained(folder)

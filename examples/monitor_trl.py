@@ -29,10 +29,17 @@ def reward(completions: list[str], answer: list[str], **columns: object) -> list
 def make_trainer(model: str, folder: str, **settings: Any) -> GRPOTrainer:
     """TRL's trainer, as without valuegrad."""
     arguments = GRPOConfig(
-        output_dir=folder, learning_rate=1e-4, num_generations=8, per_device_train_batch_size=64,
-        max_completion_length=4, report_to="none", save_strategy="no", use_cpu=True, bf16=False,
+        output_dir=folder,
+        learning_rate=1e-4,
+        num_generations=8,
+        per_device_train_batch_size=64,
+        max_completion_length=4,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
         **settings,
-    )  # fmt: skip
+    )
     return GRPOTrainer(model=model, reward_funcs=reward, args=arguments, train_dataset=sums(256))
 
 

@@ -157,10 +157,17 @@ def test_without_stop_tokens_every_completion_is_whole():
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_generation_settings_of_a_checkpoint_change_nothing(architecture):
     settings = (
-        ("do_sample", True), ("temperature", 0.1), ("top_k", 1), ("top_p", 0.2),
-        ("repetition_penalty", 5.0), ("max_new_tokens", 1), ("eos_token_id", (2, 3, 4)),
-        ("suppress_tokens", (2, 3)), ("min_new_tokens", 3), ("num_return_sequences", 2),
-    )  # fmt: skip
+        ("do_sample", True),
+        ("temperature", 0.1),
+        ("top_k", 1),
+        ("top_p", 0.2),
+        ("repetition_penalty", 5.0),
+        ("max_new_tokens", 1),
+        ("eos_token_id", (2, 3, 4)),
+        ("suppress_tokens", (2, 3)),
+        ("min_new_tokens", 3),
+        ("num_return_sequences", 2),
+    )
     plain, prompts = case(architecture)
     odd = letters.policy(architecture, generation=settings)
     assert odd.model.generation_config.top_k == 1

@@ -40,10 +40,18 @@ def make_trainer(checkpoint, tmp_path):
             folder, **({"resid_pdrop": dropout, "attn_pdrop": dropout} if dropout else {})
         )
         known = {
-            "num_generations": 8, "per_device_train_batch_size": 32, "max_completion_length": 4,
-            "max_steps": 12, "logging_steps": 1, "learning_rate": 3e-3, "report_to": "none",
-            "save_strategy": "no", "use_cpu": True, "bf16": False, "disable_tqdm": True,
-        }  # fmt: skip
+            "num_generations": 8,
+            "per_device_train_batch_size": 32,
+            "max_completion_length": 4,
+            "max_steps": 12,
+            "logging_steps": 1,
+            "learning_rate": 3e-3,
+            "report_to": "none",
+            "save_strategy": "no",
+            "use_cpu": True,
+            "bf16": False,
+            "disable_tqdm": True,
+        }
         return GRPOTrainer(
             model=model,
             reward_funcs=reward,
@@ -93,13 +101,16 @@ def lora():
         {},
         {"architecture": "gpt2", "dropout": 0.2},
         {
-            "gradient_accumulation_steps": 2, "num_iterations": 2, "steps_per_generation": 4,
-            "per_device_train_batch_size": 8, "beta": 0.1,
+            "gradient_accumulation_steps": 2,
+            "num_iterations": 2,
+            "steps_per_generation": 4,
+            "per_device_train_batch_size": 8,
+            "beta": 0.1,
         },
         {"peft": lora, "learning_rate": 3e-2},
     ],
     ids=["plain", "dropout", "reuse", "lora"],
-)  # fmt: skip
+)
 def test_the_run_is_the_same_with_and_without(make_trainer, settings):
     results = []
     for watched in (False, True):
@@ -192,9 +203,14 @@ def test_headroom_of_graded_rewards_has_its_first_bias_taken_off(make_trainer, b
 def test_predicted_gain_is_the_derivative_along_the_last_move(make_trainer, batches, policy):
     size = 200
     trainer = make_trainer(
-        max_steps=7, max_completion_length=1, num_generations=size, learning_rate=1e-4,
-        per_device_train_batch_size=4 * size, shuffle_dataset=False, lr_scheduler_type="constant",
-    )  # fmt: skip
+        max_steps=7,
+        max_completion_length=1,
+        num_generations=size,
+        learning_rate=1e-4,
+        per_device_train_batch_size=4 * size,
+        shuffle_dataset=False,
+        lr_scheduler_type="constant",
+    )
     monitor = CreditMonitor(every=3, groups=3).attach(trainer)
     trainer.train()
     reference = policy("llama")

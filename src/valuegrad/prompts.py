@@ -84,22 +84,27 @@ def completion_prompts(
     limit = 1 if single else task.max_tokens or (longest if exact else MAX_TOKENS)
     if exact and longest > limit:
         raise UserError(
-            "max_tokens", str(limit), f"at least {longest}, the longest answer and its stop token",
+            "max_tokens",
+            str(limit),
+            f"at least {longest}, the longest answer and its stop token",
             "raise it, or leave it out",
-        )  # fmt: skip
+        )
     if limit >= policy.context:
         raise UserError(
-            "max_tokens", str(limit), f"below {policy.context}, this model's context",
+            "max_tokens",
+            str(limit),
+            f"below {policy.context}, this model's context",
             f"pass --max-tokens {max(1, policy.context // 2)} or less",
-        )  # fmt: skip
+        )
     for example, prompt in zip(examples, tokens, strict=True):
         if not prompt or len(prompt) + limit > policy.context:
             raise UserError(
-                f"prompt {example.prompt[:60]!r}…", f"{len(prompt)} tokens",
+                f"prompt {example.prompt[:60]!r}…",
+                f"{len(prompt)} tokens",
                 f"1 to {policy.context - limit}, which leaves room for {limit} more in a context "
                 f"of {policy.context}",
                 "shorten the prompt, or lower --max-tokens",
-            )  # fmt: skip
+            )
     return CompletionPrompts(tuple(examples), tokens, answers, stops, limit, task.reward)
 
 
@@ -131,14 +136,18 @@ def stop_tokens(policy: Policy, task: Task) -> tuple[int, ...]:
         ids = policy.tokenizer(task.stop, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(
-                "stop", f"{task.stop!r}, {len(ids)} tokens of this model", "a text of one token",
+                "stop",
+                f"{task.stop!r}, {len(ids)} tokens of this model",
+                "a text of one token",
                 r"use a line break ('\n'), or leave it out for the model's own stop token",
-            )  # fmt: skip
+            )
         found += ids
     stops = tuple(dict.fromkeys(found))
     if not stops:
         raise UserError(
-            policy.checkpoint.name, "a model and tokenizer without a stop token",
-            "an eos token, or --stop", r"pass --stop '\n'",
-        )  # fmt: skip
+            policy.checkpoint.name,
+            "a model and tokenizer without a stop token",
+            "an eos token, or --stop",
+            r"pass --stop '\n'",
+        )
     return stops

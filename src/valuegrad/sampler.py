@@ -180,12 +180,18 @@ def _draw(
         ids, mask = _left_padded(policy, [prefixes[row] for row in rows], size)
         with _plain_generation(policy):
             output = policy.model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=GenerationConfig(
-                    max_new_tokens=most, do_sample=False, eos_token_id=list(stops) or None,
-                    pad_token_id=stops[0] if stops else 0, use_cache=True, disable_compile=True,
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=GenerationConfig(
+                    max_new_tokens=most,
+                    do_sample=False,
+                    eos_token_id=list(stops) or None,
+                    pad_token_id=stops[0] if stops else 0,
+                    use_cache=True,
+                    disable_compile=True,
                 ),
                 logits_processor=LogitsProcessorList([processor]),
-            )  # fmt: skip
+            )
         tokens = output[:, ids.shape[1] :].tolist()
         steps = torch.stack(processor.logp, dim=1).cpu()
         for i, row in enumerate(row for row in rows for _ in range(size)):

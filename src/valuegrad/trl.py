@@ -129,9 +129,11 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         """Start anew; refuse to watch nothing."""
         if self._trainer is None:
             raise UserError(
-                "CreditMonitor", "callbacks=[monitor] alone, which does not show it the rollouts",
-                "a monitor that is attached", "call monitor.attach(trainer) before trainer.train()",
-            )  # fmt: skip
+                "CreditMonitor",
+                "callbacks=[monitor] alone, which does not show it the rollouts",
+                "a monitor that is attached",
+                "call monitor.attach(trainer) before trainer.train()",
+            )
         self._measured_at, self._weights = None, {}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -230,9 +232,12 @@ class _Groups:
         prompt, keep = self.batch["prompt_ids"][rows], self.batch["prompt_mask"][rows]
         ids = torch.cat([prompt, self.batch["completion_ids"][rows]], dim=1)
         return completions(
-            policy, ids, keep.sum(1).tolist(), own.to(policy.head.dtype),
+            policy,
+            ids,
+            keep.sum(1).tolist(),
+            own.to(policy.head.dtype),
             torch.cat([keep.bool(), mask], dim=1),
-        ), own  # fmt: skip
+        ), own
 
 
 def _headroom(rewards: np.ndarray, alpha: float) -> float:
@@ -256,15 +261,19 @@ def _check(trainer: Any) -> None:
         raise UserError("trainer", type(trainer).__name__, "TRL's GRPOTrainer", "pass one")
     if trainer.num_generations < LEAST:
         raise UserError(
-            "num_generations", str(trainer.num_generations),
-            f"at least {LEAST}, which the unbiased alignment needs", "raise it in GRPOConfig",
-        )  # fmt: skip
+            "num_generations",
+            str(trainer.num_generations),
+            f"at least {LEAST}, which the unbiased alignment needs",
+            "raise it in GRPOConfig",
+        )
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
         raise UserError(
-            "trainer", "weights spread over processes (FSDP or ZeRO-3)", "whole weights on each",
+            "trainer",
+            "weights spread over processes (FSDP or ZeRO-3)",
+            "whole weights on each",
             "use DDP, or ZeRO-1 or -2",
-        )  # fmt: skip
+        )
     if hasattr(trainer.processing_class, "tokenizer"):
         raise UserError(
             "trainer", "a model of text and images", "a language model", "leave the monitor out"

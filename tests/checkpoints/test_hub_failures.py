@@ -157,8 +157,11 @@ def test_a_disk_that_fills_up_while_downloading_is_told(hub, flags, tmp_path):
     command = f"mount -t tmpfs -o size=60k none {home} && exec {sys.executable} -m valuegrad score"
     done = subprocess.run(
         ["unshare", "-Urm", "sh", "-c", f"{command} {REPO}@{NAMES[0]} {' '.join(flags)}"],
-        env=environment(hub, home), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment(hub, home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1, done.stderr
     assert os.strerror(errno.ENOSPC) in done.stderr
     assert "set HF_HOME to a larger disk" in done.stderr

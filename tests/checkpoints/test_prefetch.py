@@ -37,9 +37,13 @@ def test_six_revisions_are_downloaded_once_in_order_and_a_second_run_downloads_n
     scores = []
     for _ in range(2):
         done = subprocess.run(
-            words, cwd=tmp_path, env=environment(hub, tmp_path / "home"),
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            words,
+            cwd=tmp_path,
+            env=environment(hub, tmp_path / "home"),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         scores.append(json.loads(done.stdout))
         assert hub.downloads(WEIGHTS) == [(name, WEIGHTS) for name in NAMES]
     # Configuration and tokenizer are the same in all, and the client's blobs are named by content.

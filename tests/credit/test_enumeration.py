@@ -124,8 +124,10 @@ def test_squared_norm_equals_the_sum_over_distinct_indices():
     s = torch.randn(6, 3, generator=generator, dtype=torch.float64)
     r = torch.randn(6, generator=generator, dtype=torch.float64)
     quadruples = list(itertools.permutations(range(6), 4))
-    kernel = [(r[i] - r[j]) * (r[k] - r[m]) * (s[i] - s[j]) @ (s[k] - s[m]) / 4
-              for i, j, k, m in quadruples]  # fmt: skip
+    kernel = [
+        (r[i] - r[j]) * (r[k] - r[m]) * (s[i] - s[j]) @ (s[k] - s[m]) / 4
+        for i, j, k, m in quadruples
+    ]
     expected = sum(kernel) / len(quadruples)
     assert squared_norm(s, r).item() == pytest.approx(expected.item(), rel=1e-12)
 

@@ -150,9 +150,9 @@ def test_the_sampled_probe_step_brings_what_the_closed_form_does(method):
         return answer_values(policy, prompts)
 
     closed, probed = (
-        move(u, r, [2e-3]) for u, r in ((exact, lambda: answer_values(policy, prompts)),
-                                        (update, rewards))
-    )  # fmt: skip
+        move(u, r, [2e-3])
+        for u, r in ((exact, lambda: answer_values(policy, prompts)), (update, rewards))
+    )
     expected = float((closed.reward_after[0] - closed.reward_before).mean())
     there = float((probed.reward_after[0] - closed.reward_before).mean())
     assert there == pytest.approx(expected, rel=0.02)

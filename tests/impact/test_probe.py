@@ -46,9 +46,12 @@ def assert_equals_oracle(policy, task, enumeration, training):
         if own:
             learnt, chosen = (ids, rs), dataclasses.replace(chosen, train=chosen.evaluation)
         found = probe(
-            policy(architecture, dtype), chosen, method=method, distances=DISTANCES,
+            policy(architecture, dtype),
+            chosen,
+            method=method,
+            distances=DISTANCES,
             prompts=len(chosen.train),
-        )  # fmt: skip
+        )
         before = [float(p @ r) for p, r in zip(ps, rs, strict=True)]
         outcomes = [
             oracles.probe(policy(architecture).model, learnt, (ids, rs), method, distance)

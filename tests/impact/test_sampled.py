@@ -75,8 +75,17 @@ def test_estimates_are_within_4_standard_errors_of_the_closed_form(checkpoint, s
 def test_means_over_replications_are_right(checkpoint):
     """8 replications: to 4 standard errors within prompts where unbiased, else to a tenth more."""
     exact, runs = replications(checkpoint, "final")
-    names = ("reward", "sigma", "reward_variance", "pass_at_k", "zero_spread", "headroom",
-             "alignment", "lambda_conditional", "lambda_sample")  # fmt: skip
+    names = (
+        "reward",
+        "sigma",
+        "reward_variance",
+        "pass_at_k",
+        "zero_spread",
+        "headroom",
+        "alignment",
+        "lambda_conditional",
+        "lambda_sample",
+    )
     for method in oracles.METHODS:
         for name in names:
             truth = exact[method].rows[name].mean()
@@ -149,8 +158,9 @@ def test_deeper_states_have_the_advantages_of_their_prompts():
     impacts, _ = measure_rollouts(policy, drawn, site=0, group_size=GROUP, deeper=(many, deep))
     alone, _ = measure_rollouts(policy, drawn, site=0, group_size=GROUP)
     for name, truth, slack in (
-        ("alignment", np.array(aligned), 0.05), ("lambda_sample", np.array(errors), 0.15),
-    ):  # fmt: skip
+        ("alignment", np.array(aligned), 0.05),
+        ("lambda_sample", np.array(errors), 0.15),
+    ):
         both, one = (i["grpo"].rows[name].reshape(3, times) for i in (impacts, alone))
         values = 2 * both - one
         error = np.sqrt(values.var(1, ddof=1) / times)
@@ -269,10 +279,13 @@ def test_intervals_cover(monkeypatch, low, high):
     sigma = (grid * (1 - grid)) ** 2 * 1.34
     slope = 1 / (np.sqrt(grid * (1 - grid)) + oracles.XI)
     truth = {
-        "reward_before": grid, "sigma": sigma, "alignment": slope * sigma,
-        "lambda_conditional": (slope - 1) * sigma, "pass_at_k": 1 - (1 - grid) ** 16,
+        "reward_before": grid,
+        "sigma": sigma,
+        "alignment": slope * sigma,
+        "lambda_conditional": (slope - 1) * sigma,
+        "pass_at_k": 1 - (1 - grid) ** 16,
         "headroom": np.log1p(grid * np.expm1(5)) / 5 - grid,
-    }  # fmt: skip
+    }
     hits = dict.fromkeys(COVERED, 0)
     for _ in range(40):
         ps = np.exp(rng.uniform(np.log(low), np.log(high), 256))

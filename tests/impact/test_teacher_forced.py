@@ -177,9 +177,11 @@ def test_stop_tokens_differ_in_what_the_answer_adds_below_final():
     ids, accepted = list(prompts.tokens[0]), oracle.accepted(answer, letters.STOPS)
     drawn = rollouts(policy, prompts, 4, seed=0)
     drawn = dataclasses.replace(
-        drawn, completions=((accepted[0],) * 4,), rewards=torch.ones(1, 4).double(),
+        drawn,
+        completions=((accepted[0],) * 4,),
+        rewards=torch.ones(1, 4).double(),
         logp=torch.full((1, 4), oracle.log_probability(policy.model, ids, accepted[0]).item()),
-    )  # fmt: skip
+    )
     found = measure_exact_answers(policy, prompts, methods=["grpo"], site=0, drawn=drawn)["grpo"]
     log_p, scores = oracle.scores(policy.model, ids, accepted, [0])
     p, G = float(log_p.exp().sum()), log_p.exp() @ scores[0]

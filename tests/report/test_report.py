@@ -23,29 +23,54 @@ UNTRAINED = ["ranking", "readiness", "components"]
 HOSTILE = "<script>alert(1)</script>\"'&]]>"
 LAW = f"affine({DEFAULT})"
 COMPONENTS = (
-    "sigma", "lambda_conditional", "lambda_sample", "alignment", "headroom", "headroom_pooled",
-    "p_alignment", "entropy", "reward_variance", "pass_at_k", "gradient_norm",
-)  # fmt: skip
+    "sigma",
+    "lambda_conditional",
+    "lambda_sample",
+    "alignment",
+    "headroom",
+    "headroom_pooled",
+    "p_alignment",
+    "entropy",
+    "reward_variance",
+    "pass_at_k",
+    "gradient_norm",
+)
 
 
 def checkpoint(i: int, trained: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "checkpoint": f"runs/step{10 * i}", "label": f"step{10 * i}", "step": 10 * i,
-        "revision": None, "tokens": None, "task": "label-copy", "method": "grpo", "site": "final",
-        "alpha": 5.0, "n_prompts": 8, "group_size": 4, "learning_rate": 2e-4, "updates": [10, 20],
-        "reward_before": 0.01 * i, "probe_step": 0.03 * i, "p_gap": -(10.0 ** (i - 8)),
-        "p_gap_conditional": -(10.0 ** (i - 9)), "seconds": 1.25 * i,
+        "checkpoint": f"runs/step{10 * i}",
+        "label": f"step{10 * i}",
+        "step": 10 * i,
+        "revision": None,
+        "tokens": None,
+        "task": "label-copy",
+        "method": "grpo",
+        "site": "final",
+        "alpha": 5.0,
+        "n_prompts": 8,
+        "group_size": 4,
+        "learning_rate": 2e-4,
+        "updates": [10, 20],
+        "reward_before": 0.01 * i,
+        "probe_step": 0.03 * i,
+        "p_gap": -(10.0 ** (i - 8)),
+        "p_gap_conditional": -(10.0 ** (i - 9)),
+        "seconds": 1.25 * i,
         **dict.fromkeys(COMPONENTS, 10.0 ** (i - 7)),
         "standard_errors": {"probe_step": 0.001},
-    }  # fmt: skip
+    }
     found["verdicts"] = {"ready": i, "solved": 1, "out of reach": 2}
     if trained:
         gains = [[0.1 * i, 0.12 * i], [0.11 * i, 0.13 * i]]
         found |= {
-            "gain_mean": 0.115 * i, "gain_deviation": 0.007 * i, "gains": gains,
+            "gain_mean": 0.115 * i,
+            "gain_deviation": 0.007 * i,
+            "gains": gains,
             "gain_by_updates": {"10": 0.105 * i, "20": 0.125 * i},
-            "reward_after_mean": 0.125 * i, "train_seconds": 7.75 * i,
-        }  # fmt: skip
+            "reward_after_mean": 0.125 * i,
+            "train_seconds": 7.75 * i,
+        }
     return found
 
 
@@ -55,11 +80,15 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
     constant = {"gains": "", "reason": ""} if n < 4 else {}
     rho = None if n < 4 else 1.0
     predictor = {
-        "spearman_gain": rho, "spearman_gain_interval": [None, None] if n < 4 else [0.9, 1.0],
-        "p_value": None if n < 4 else 0.0002, "partial_given_reward": None, "spearman_after": rho,
-        "spearman_by_updates": [rho, rho], "regret": 0.0,
+        "spearman_gain": rho,
+        "spearman_gain_interval": [None, None] if n < 4 else [0.9, 1.0],
+        "p_value": None if n < 4 else 0.0002,
+        "partial_given_reward": None,
+        "spearman_after": rho,
+        "spearman_by_updates": [rho, rho],
+        "regret": 0.0,
         "reasons": {"spearman": "fewer than 4 checkpoints"} if n < 4 else {},
-    }  # fmt: skip
+    }
     predictors = {name: deepcopy(predictor) for name in PREDICTORS}
     if n >= 4:
         for name in ("p_gap", "p_gap_conditional"):
@@ -75,21 +104,26 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
     }
     config = {"budget": {"prompts_per_update": 4, "seeds": 2}, "dtype": "float32"}
     return {
-        "ranking": names, "best": names[0],
+        "ranking": names,
+        "best": names[0],
         "rank_intervals": [[max(i - 1.0, 1.0), min(i + 1.0, float(n))] for i in range(1, n + 1)],
         "best_probability": [0.75, 0.25, *[0.0] * (n - 2)] if n > 1 else [1.0],
-        "ranked_by": DEFAULT, "trained": trained,
+        "ranked_by": DEFAULT,
+        "trained": trained,
         "predictors": predictors if trained else {},
         "laws": {LAW: law, "affine(p_gap)": {**law, "leave_one_out_error": 0.001}}
-        if trained else {},
+        if trained
+        else {},
         "combination": {DEFAULT: rho, "p_gap": None} if trained else {},
-        "failures": {}, "seconds": {"score": 18.75, "train": 116.25 if trained else 0.0},
-        "config": config, "checkpoints": checkpoints,
+        "failures": {},
+        "seconds": {"score": 18.75, "train": 116.25 if trained else 0.0},
+        "config": config,
+        "checkpoints": checkpoints,
         "prompts": [
             {"prompt": "label = 'B'", "reward": 0.25, "readiness": 0.01, "verdict": "ready"},
             {"prompt": "x" * 80, "reward": 0.01, "readiness": 0.0, "verdict": "out of reach"},
         ],
-    }  # fmt: skip
+    }
 
 
 def without_numbers(value: Any) -> Any:
@@ -310,9 +344,10 @@ def test_every_checkpoint_is_in_every_figure(undefined: list[str], trained: bool
 def test_every_predictor_is_compared_the_best_first() -> None:
     mixed = document()
     mixed["predictors"]["entropy"] |= {
-        "spearman_gain": None, "spearman_gain_interval": [None, None],
+        "spearman_gain": None,
+        "spearman_gain_interval": [None, None],
         "reasons": {"spearman": "constant input"},
-    }  # fmt: skip
+    }
     for name in ("headroom", "alignment"):
         mixed["predictors"][name]["spearman_gain"] = 0.25
     spec = specifications(mixed)["predictors"]

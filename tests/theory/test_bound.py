@@ -55,11 +55,14 @@ def test_the_summary_counts_and_takes_medians(points):
 @pytest.mark.parametrize(
     ("low", "high"),
     [
-        ("gap", "bound_spectral"), ("bound_spectral", "bound_trace"),
-        ("bound_trace", "bound_maximum"), ("bound_maximum", "bound_paper"),
-        ("gap", "bound_linear"), ("bound_linear", "bound_paper"),
+        ("gap", "bound_spectral"),
+        ("bound_spectral", "bound_trace"),
+        ("bound_trace", "bound_maximum"),
+        ("bound_maximum", "bound_paper"),
+        ("gap", "bound_linear"),
+        ("bound_linear", "bound_paper"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_link_is_counted(points, low, high):
     points[2][low] = 1.01 * points[2][high]
     assert summarise_bounds(points, "float64")["violations"] == 1

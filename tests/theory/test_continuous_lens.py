@@ -8,7 +8,7 @@ import torch
 
 from valuegrad.theory.continuous_lens import control_statements
 from valuegrad.theory.linear_quadratic import (
-    costates,
+    control_costates,
     expected_return,
     noise_grid,
     parameter_gradient,
@@ -25,8 +25,14 @@ def test_every_corrected_statement_holds_and_the_papers_fails(seed):
     found = control_statements(seed)
     assert [s.name for s in found if not s.holds] == [s.name for s in found if s.form == "paper"]
     assert {s.source for s in found} >= {
-        "Prop. 1", "Eq. 7", "Eq. 9", "Lemma 1", "Correction D", "Eq. 11", "Corollary 1",
-    }  # fmt: skip
+        "Prop. 1",
+        "Eq. 7",
+        "Eq. 9",
+        "Lemma 1",
+        "Correction D",
+        "Eq. 11",
+        "Corollary 1",
+    }
 
 
 def test_expected_return_is_the_mean_over_noise():
@@ -50,7 +56,7 @@ def test_value_gradient_is_the_slope_of_the_expected_return():
 def test_costates_equal_central_differences():
     problem, step = random_problem(3), 1e-5
     noise = torch.randn(1, 3, 2, dtype=torch.float64)
-    found = costates(problem, rollouts(problem, noise))[0]
+    found = control_costates(problem, rollouts(problem, noise))[0]
     for t in range(3):
         for i in range(3):
             shift = torch.zeros(1, 3, 3, dtype=torch.float64)

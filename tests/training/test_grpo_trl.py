@@ -26,9 +26,13 @@ from valuegrad.training import train as engine
 from valuegrad.training.grpo_trl import train_with_trl
 
 SMALL = Budget(
-    learning_rate=3e-3, updates=(3,), prompts_per_update=3, group_size=8, engine="trl",
+    learning_rate=3e-3,
+    updates=(3,),
+    prompts_per_update=3,
+    group_size=8,
+    engine="trl",
     max_gradient_norm=1e3,
-)  # fmt: skip
+)
 SUMS = arithmetic(prompts=6, train_prompts=8, digits=1)
 
 

@@ -23,9 +23,14 @@ from valuegrad.checkpoints.hub_files import (
 from valuegrad.errors import UserError
 
 _DECIDING = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
-    "merges.txt", "special_tokens_map.json",
-)  # fmt: skip
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
@@ -172,9 +177,11 @@ def _settings(checkpoint: Checkpoint) -> Path:
 def _without_config(checkpoint: Checkpoint) -> UserError:
     hint = _nested_hint(checkpoint.path) if checkpoint.path else ""
     return UserError(
-        checkpoint.name, "a folder without config.json", "a model in Hugging Face format",
+        checkpoint.name,
+        "a folder without config.json",
+        "a model in Hugging Face format",
         "point at a folder that save_pretrained wrote" + hint,
-    )  # fmt: skip
+    )
 
 
 def _nested_hint(folder: Path) -> str:

@@ -80,20 +80,25 @@ def _explanation(error: Exception, repo: str, revision: str | None) -> Valuegrad
     page = f"{constants.ENDPOINT}/{repo}"
     if isinstance(error, GatedRepoError):
         return UserError(
-            name, "a gated repository", "one that this account may read",
+            name,
+            "a gated repository",
+            "one that this account may read",
             f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN",
-        )  # fmt: skip
+        )
     if isinstance(error, RepositoryNotFoundError):
         return UserError(
-            name, "neither a folder here nor a repository on the hub that this account may read",
+            name,
+            "neither a folder here nor a repository on the hub that this account may read",
             "a checkpoint folder, or owner/name as on the hub",
             f"check {page}; for a private one run `hf auth login` or set HF_TOKEN",
-        )  # fmt: skip
+        )
     if isinstance(error, RevisionNotFoundError):
         return UserError(
-            name, "no such revision", "a branch, a tag or a commit of the repository",
+            name,
+            "no such revision",
+            "a branch, a tag or a commit of the repository",
             f"list them with `valuegrad checkpoints {repo}`",
-        )  # fmt: skip
+        )
     if isinstance(error, HFValidationError):
         return UserError(name, "no name that the hub allows", "owner/name", first_line(error))
     if isinstance(error, OSError) and error.errno is not None:

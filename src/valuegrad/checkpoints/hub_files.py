@@ -23,10 +23,19 @@ from valuegrad.errors import DownloadError, UserError
 
 INDEX = "model.safetensors.index.json"
 _SETTINGS = (
-    "config.json", "generation_config.json", INDEX, "tokenizer*", "vocab*", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model", "*.tiktoken",
+    "config.json",
+    "generation_config.json",
+    INDEX,
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.model",
+    "*.tiktoken",
     "*.py",
-)  # fmt: skip
+)
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -79,12 +88,13 @@ def listing(source: HubCommit) -> dict[str, HubFile]:
     with explained(source.repo, source.revision):
         found = {
             entry.path: HubFile(
-                entry.size, entry.lfs.sha256 if entry.lfs else None,
+                entry.size,
+                entry.lfs.sha256 if entry.lfs else None,
                 entry.lfs.sha256 if entry.lfs else entry.blob_id,
             )
             for entry in HfApi().list_repo_tree(source.repo, revision=source.commit)
             if isinstance(entry, RepoFile)
-        }  # fmt: skip
+        }
         write_whole(kept, json.dumps({name: vars(file) for name, file in found.items()}))
     return found
 
@@ -118,9 +128,11 @@ def weight_files(source: HubCommit) -> dict[str, HubFile]:
     name, found = source.name, listing(source)
     if "config.json" not in found:
         raise UserError(
-            name, "a revision without config.json", "a model in Hugging Face format",
+            name,
+            "a revision without config.json",
+            "a model in Hugging Face format",
             "name a revision of a causal language model",
-        )  # fmt: skip
+        )
     if INDEX in found:
         index = settings_folder(source) / INDEX
         try:
@@ -135,9 +147,11 @@ def weight_files(source: HubCommit) -> dict[str, HubFile]:
         pickled = sorted(file for file in found if _matches(file, PICKLED))
         got = f"pickled weights only ({', '.join(pickled[:3])}), which can run code when loaded"
         raise UserError(
-            name, got if pickled else "a revision without weights", "weights in safetensors",
+            name,
+            got if pickled else "a revision without weights",
+            "weights in safetensors",
             "name a revision that has them, or convert these where it is safe to load them",
-        )  # fmt: skip
+        )
     for shard in shards:
         if shard not in found:
             raise UserError(
@@ -178,9 +192,11 @@ def _download(source: HubCommit, names: tuple[str, ...], transfer: Transfer) -> 
         with explained(source.repo, source.revision):
             check_room(source.name, transfer.total)
             snapshot_download(
-                source.repo, revision=source.commit, allow_patterns=list(names),
+                source.repo,
+                revision=source.commit,
+                allow_patterns=list(names),
                 tqdm_class=_counter(transfer),
-            )  # fmt: skip
+            )
     for name in names:
         # Without a network the client hands out a snapshot that lacks files.
         if not (snapshot / name).exists():

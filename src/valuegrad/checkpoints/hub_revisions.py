@@ -55,8 +55,11 @@ def find(repo: str, wanted: str = constants.DEFAULT_REVISION) -> dict[str, str]:
         if missing_hub is not None and not isinstance(missing_hub, OfflineModeIsEnabled):
             _LOG.warning(
                 "valuegrad: the hub cannot be reached (%s); of %s@%s the cache knows %d",
-                first_line(missing_hub), repo, wanted, len(found),
-            )  # fmt: skip
+                first_line(missing_hub),
+                repo,
+                wanted,
+                len(found),
+            )
         return found
     if missing_hub is not None:
         raise no_hub(f"{repo}@{wanted}", missing_hub)

@@ -73,9 +73,11 @@ class Downloads:
             if not self._make_room(missing_bytes(source, weights), [source], after):
                 size = in_words(sum(file.size for file in weights.values()))
                 raise UserError(
-                    "--cache-limit", in_words(self._limit or 0),
-                    f"room for {source.name}, which takes {size}", "raise it",
-                )  # fmt: skip
+                    "--cache-limit",
+                    in_words(self._limit or 0),
+                    f"room for {source.name}, which takes {size}",
+                    "raise it",
+                )
             self._start(source)
         future, transfer = self._running[source]
         what = f"downloading {source.revision}, MB"

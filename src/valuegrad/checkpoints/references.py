@@ -59,9 +59,11 @@ def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
             return [_checkpoint(p) for p in sorted(matches, key=lambda p: _order(p.name, str(p)))]
         if not hub:
             raise UserError(
-                reference, "a pattern that matches no folder with a config.json",
-                "at least one checkpoint", _near_fix(path),
-            )  # fmt: skip
+                reference,
+                "a pattern that matches no folder with a config.json",
+                "at least one checkpoint",
+                _near_fix(path),
+            )
     if path.exists():
         raise UserError(reference, "a file", "a folder with config.json", "name its folder")
     if not hub:

@@ -226,9 +226,12 @@ def pretrain(
     hide_bars_of_transformers()
     with StderrProgress() as progress:
         written = pretrain(
-            folder, recipe, seed=seed, device=common.device,
+            folder,
+            recipe,
+            seed=seed,
+            device=common.device,
             progress=lambda step, loss: progress("pretraining", step, recipe.steps),
-        )  # fmt: skip
+        )
     if common.json:
         print_json([str(path) for path in written])
     else:
@@ -316,10 +319,14 @@ def _run(
     hide_bars_of_transformers()
     with StderrProgress() as progress:
         outcome = run_study(
-            config, folder, measurements=measurements, device=common.device,
-            cache_limit=common.cache_bytes, trust_remote_code=common.trust_remote_code,
+            config,
+            folder,
+            measurements=measurements,
+            device=common.device,
+            cache_limit=common.cache_bytes,
+            trust_remote_code=common.trust_remote_code,
             progress=progress,
-        )  # fmt: skip
+        )
     if outcome.reused:
         count = "1 result was" if outcome.reused == 1 else f"{outcome.reused} results were"
         print(f"{count} in {folder} already", file=sys.stderr)

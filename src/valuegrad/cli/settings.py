@@ -100,8 +100,16 @@ class CommonFlags:
 # Settings and the flags that name them, where a study's file has them as keys.
 _KEYS = {f.name for owner in (Budget, TaskSettings, Sampling) for f in fields(owner)}
 _OTHERS = {
-    "site", "alpha", "dtype", "device", "task", "task_seed", "temperature", "prompt", "completion",
-}  # fmt: skip
+    "site",
+    "alpha",
+    "dtype",
+    "device",
+    "task",
+    "task_seed",
+    "temperature",
+    "prompt",
+    "completion",
+}
 FLAGS = frozenset(_OTHERS | _KEYS - {"name"})
 BUDGET, TASK, COMMON = BudgetFlags(), TaskFlags(), CommonFlags()
 SAMPLING = SamplingFlags()
@@ -116,9 +124,12 @@ def study_config(
 ) -> StudyConfig:
     """The study that a command's flags describe."""
     return StudyConfig(
-        checkpoints=tuple(checkpoints), task=TaskSettings(**asdict(task)),
-        budget=Budget(**asdict(budget)), sampling=Sampling(**asdict(sampling)), **rest,
-    )  # fmt: skip
+        checkpoints=tuple(checkpoints),
+        task=TaskSettings(**asdict(task)),
+        budget=Budget(**asdict(budget)),
+        sampling=Sampling(**asdict(sampling)),
+        **rest,
+    )
 
 
 def assignments(pairs: Sequence[str]) -> dict[str, Any]:

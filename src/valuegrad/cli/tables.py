@@ -124,10 +124,13 @@ def verify_table(statements: Sequence[Statement]) -> Table:
         else:
             verdict = "[yellow]no (paper)[/yellow]" if paper else "[bold red]NO[/bold red]"
         result.add_row(
-            escape(statement.name), escape(statement.source), _text(statement.left),
+            escape(statement.name),
+            escape(statement.source),
+            _text(statement.left),
             _text(statement.right),
-            f"{statement.error:.0e}" if statement.relation == "=" else "", verdict,
-        )  # fmt: skip
+            f"{statement.error:.0e}" if statement.relation == "=" else "",
+            verdict,
+        )
     return result
 
 
@@ -169,11 +172,13 @@ def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
         token = trace.tokens[i]
         cells = [100 * float(share[s, i]) for s in chosen]
         result.add_row(
-            "→" if token.in_completion else "", str(i), escape(shown(token.text, 12)),
+            "→" if token.in_completion else "",
+            str(i),
+            escape(shown(token.text, 12)),
             "–" if math.isnan(token.logp) else f"{token.logp:.2f}",
             *("" if cell < 1e-4 else f"{cell:.1f}" for cell in cells),
             "" if carried[middle, i].isnan() else f"{float(carried[middle, i]):.0%}",
-        )  # fmt: skip
+        )
     return result
 
 

@@ -54,9 +54,11 @@ def verify_command(
     with one_policy(checkpoint, common, dtype) as (policy, progress):
         done = iter(range(len(PARTS)))
         found = verify(
-            policy, prompt=prompt, seed=seed,
+            policy,
+            prompt=prompt,
+            seed=seed,
             progress=lambda name: progress(name, next(done), len(PARTS)),
-        )  # fmt: skip
+        )
     rows = [_row(statement) for statement in found]
     if common.out is not None:
         write_atomically(common.out / "verify.json", to_json(rows))
@@ -168,9 +170,11 @@ def one_policy(
     if len(found) > 1:
         names = ", ".join(c.label for c in found[:3])
         raise UserError(
-            "CHECKPOINT", f"{reference}, {len(found)} checkpoints ({names} …)", "one checkpoint",
+            "CHECKPOINT",
+            f"{reference}, {len(found)} checkpoints ({names} …)",
+            "one checkpoint",
             "name one of them",
-        )  # fmt: skip
+        )
     check_code(found[0], common.trust_remote_code)
     with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
         yield _load(downloads.get(found[0]), common, dtype), progress

@@ -46,9 +46,14 @@ def trace_command(
     """
     with one_policy(checkpoint, common, dtype) as (policy, _):
         found = trace(
-            policy, prompt, completion, sites=None if site is None else site.split(","),
-            advantage=advantage, max_tokens=max_tokens, seed=seed,
-        )  # fmt: skip
+            policy,
+            prompt,
+            completion,
+            sites=None if site is None else site.split(","),
+            advantage=advantage,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
     document = trace_document(found)
     paths = _write(common, found, document)
     if common.json:

@@ -137,9 +137,11 @@ def log_answer_values(
 def _check_exact(prompts: CompletionPrompts) -> None:
     if not prompts.exact:
         raise UserError(
-            "reward", str(prompts.reward.identity.splitlines()[0]), "exact",
+            "reward",
+            str(prompts.reward.identity.splitlines()[0]),
+            "exact",
             "measure other rewards by rollouts",
-        )  # fmt: skip
+        )
 
 
 class _Part:

@@ -90,10 +90,17 @@ def attention_paths(
             on_key = weights[layer][0, :, query, key]
             found.append(
                 AttentionPath(
-                    layer, key, query, float(on_key.mean()), float(on_key.max()), norm,
-                    effective_rank(path, norm=norm), heads * head_width, path.width,
+                    layer,
+                    key,
+                    query,
+                    float(on_key.mean()),
+                    float(on_key.max()),
+                    norm,
+                    effective_rank(path, norm=norm),
+                    heads * head_width,
+                    path.width,
                 )
-            )  # fmt: skip
+            )
     return found
 
 

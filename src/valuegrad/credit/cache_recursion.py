@@ -121,9 +121,11 @@ def unrolled_costates(
                 head = policy.model.get_output_embeddings()
                 objective = objective + batch.advantages[0, t] * head(final).log_softmax(0)[token]
         flat = torch.autograd.grad(
-            objective, [x for pair in leaves for x in pair], allow_unused=True,
+            objective,
+            [x for pair in leaves for x in pair],
+            allow_unused=True,
             materialize_grads=True,
-        )  # fmt: skip
+        )
     return [(flat[i][0], flat[i + 1][0]) for i in range(0, len(flat), 2)]
 
 

@@ -70,34 +70,44 @@ def completions(
     for i, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
         if len(tokens) > policy.context:
             raise UserError(
-                f"sequences[{i}]", f"{len(tokens)} tokens", f"at most {policy.context}",
+                f"sequences[{i}]",
+                f"{len(tokens)} tokens",
+                f"at most {policy.context}",
                 "shorten it to the model's context",
-            )  # fmt: skip
+            )
         if not 0 < start < len(tokens):
             raise UserError(
-                f"prompt_lengths[{i}]", f"{start} of {len(tokens)} tokens",
+                f"prompt_lengths[{i}]",
+                f"{start} of {len(tokens)} tokens",
                 f"1 to {len(tokens) - 1}, so that prompt and completion have a token each",
                 "pass the number of the prompt's tokens",
-            )  # fmt: skip
+            )
         if not all(0 <= token < vocabulary for token in tokens):
             raise UserError(
-                f"sequences[{i}]", f"token {max(tokens, key=abs)}", f"0 to {vocabulary - 1}",
+                f"sequences[{i}]",
+                f"token {max(tokens, key=abs)}",
+                f"0 to {vocabulary - 1}",
                 "use the policy's own tokenizer",
-            )  # fmt: skip
+            )
     counts = torch.tensor([len(t) - s for t, s in zip(rows, starts, strict=True)])
     mask = (torch.arange(int(counts.max())) < counts[:, None]).to(policy.device)
     signal = torch.as_tensor(advantages, dtype=policy.head.dtype, device=policy.device)
     if signal.shape not in (mask.shape, mask.shape[:1]):
         raise UserError(
-            "advantages", f"shape {tuple(signal.shape)}",
+            "advantages",
+            f"shape {tuple(signal.shape)}",
             f"{tuple(mask.shape[:1])}, one a sequence, or {tuple(mask.shape)}, one a token",
             "give every completion an advantage",
-        )  # fmt: skip
+        )
     signal = (signal if signal.dim() == 2 else signal[:, None]).expand(mask.shape)
     if not torch.isfinite(signal[mask]).all():
         row = int((~torch.isfinite(signal) & mask).any(1).nonzero()[0])
-        raise UserError("advantages", f"a value that is not finite in row {row}", "finite numbers",
-                        "look at the rewards that they come from")  # fmt: skip
+        raise UserError(
+            "advantages",
+            f"a value that is not finite in row {row}",
+            "finite numbers",
+            "look at the rewards that they come from",
+        )
     return Completions(
         tuple(map(tuple, rows)), tuple(starts), signal.where(mask, 0).contiguous(), mask
     )
@@ -116,7 +126,9 @@ def _without_padding(
         return sequences.tolist()
     if mask.shape != sequences.shape:
         raise UserError(
-            "attention_mask", f"shape {tuple(mask.shape)}", f"{tuple(sequences.shape)}",
+            "attention_mask",
+            f"shape {tuple(mask.shape)}",
+            f"{tuple(sequences.shape)}",
             "one entry a token",
-        )  # fmt: skip
+        )
     return [row[kept.bool()].tolist() for row, kept in zip(sequences, mask, strict=True)]

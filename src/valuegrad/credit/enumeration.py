@@ -67,14 +67,18 @@ def enumerate_completions(
         raise UserError("prefix", "no tokens", "at least one", "pass the prompt")
     if length < 1 or vocabulary**length > MOST_COMPLETIONS:
         raise UserError(
-            "length", f"{length} at a vocabulary of {vocabulary}",
-            f"1 or more and at most {MOST_COMPLETIONS} completions", "lower it, or sample",
-        )  # fmt: skip
+            "length",
+            f"{length} at a vocabulary of {vocabulary}",
+            f"1 or more and at most {MOST_COMPLETIONS} completions",
+            "lower it, or sample",
+        )
     if len(prefix) + length > policy.context + 1:
         raise UserError(
-            "prefix", f"{len(prefix)} tokens and {length} to come",
-            f"at most {policy.context + 1}", "shorten it",
-        )  # fmt: skip
+            "prefix",
+            f"{len(prefix)} tokens and {length} to come",
+            f"at most {policy.context + 1}",
+            "shorten it",
+        )
     heads = list(itertools.product(range(vocabulary), repeat=length - 1))
     ids = torch.tensor([[*prefix, *head] for head in heads], device=policy.device)
     with shared_leaf(policy, site, len(prefix) - 1) as leaves:

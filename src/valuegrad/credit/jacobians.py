@@ -56,9 +56,12 @@ class Jacobian:
     def then(self, apply: Product, adjoint: Product) -> Jacobian:
         """This map after another: J ∘ A, with A given by its products."""
         return Jacobian(
-            self.width, lambda x: self.apply(apply(x)), lambda y: adjoint(self.adjoint(y)),
-            self.dtype, self.device,
-        )  # fmt: skip
+            self.width,
+            lambda x: self.apply(apply(x)),
+            lambda y: adjoint(self.adjoint(y)),
+            self.dtype,
+            self.device,
+        )
 
 
 def of_function(
@@ -197,9 +200,13 @@ def spectral_norm(jacobian: Jacobian, *, seed: int = 0) -> float:
             # It warns of what the residual below decides.
             warnings.simplefilter("ignore", UserWarning)
             values, vectors, history = lobpcg(
-                operator, start, tol=RESIDUAL * scale, maxiter=MOST_ITERATIONS, largest=True,
+                operator,
+                start,
+                tol=RESIDUAL * scale,
+                maxiter=MOST_ITERATIONS,
+                largest=True,
                 retResidualNormsHistory=True,
-            )  # fmt: skip
+            )
         best = int(values.argmax())
         value, residual = float(values[best]), float(np.ravel(history[-1])[best])
         if residual <= 10 * RESIDUAL * abs(value):

@@ -138,29 +138,37 @@ def check_rollout(
     rows = policy.head.shape[0]
     if not prompt or not all(0 <= token < rows for token in prompt):
         raise UserError(
-            "prompt", f"{len(prompt)} token ids", f"at least one, each from 0 to {rows - 1}",
+            "prompt",
+            f"{len(prompt)} token ids",
+            f"at least one, each from 0 to {rows - 1}",
             "encode it with the policy's tokenizer",
-        )  # fmt: skip
+        )
     # The last soft token is rewarded and never read.
     if len(prompt) + length - 1 > policy.context:
         raise UserError(
-            "length", f"{len(prompt)} prompt tokens and {length} steps",
-            f"at most {policy.context + 1} together", "shorten one of them",
-        )  # fmt: skip
+            "length",
+            f"{len(prompt)} prompt tokens and {length} steps",
+            f"at most {policy.context + 1} together",
+            "shorten one of them",
+        )
     if gumbel is not None and tuple(gumbel.shape) != (length, rows):
         raise UserError(
-            "gumbel", f"shape {tuple(gumbel.shape)}", f"({length}, {rows})",
+            "gumbel",
+            f"shape {tuple(gumbel.shape)}",
+            f"({length}, {rows})",
             "draw it with gumbel_noise",
-        )  # fmt: skip
+        )
     embedding = policy.model.get_input_embeddings()
     table: Tensor = embedding.weight.detach()[:rows]
     with torch.no_grad():
         read_as = embedding(torch.tensor(list(prompt), device=table.device))
     if not torch.equal(read_as, table[list(prompt)]):
         raise UserError(
-            str(policy.checkpoint.path), "a model that scales its embeddings when it reads tokens",
-            "embeddings that mix linearly", "use a model whose embedding layer is a plain table",
-        )  # fmt: skip
+            str(policy.checkpoint.path),
+            "a model that scales its embeddings when it reads tokens",
+            "embeddings that mix linearly",
+            "use a model whose embedding layer is a plain table",
+        )
     return table
 
 
@@ -178,9 +186,11 @@ def rewarded(reward: Reward, soft_tokens: Float[Tensor, "T V"]) -> Float[Tensor,
     else:
         return value.squeeze()
     raise UserError(
-        "reward", got, "a finite scalar tensor that depends on the soft tokens",
+        "reward",
+        got,
+        "a finite scalar tensor that depends on the soft tokens",
         "compute it from the soft tokens with differentiable operations",
-    )  # fmt: skip
+    )
 
 
 def _differentiate(
@@ -196,9 +206,10 @@ def _differentiate(
     shift = policy.head.new_zeros(length, policy.head.shape[1], requires_grad=True)
     soft: list[Tensor] = []
     with (
-        without_parameter_gradients(policy.model), torch.enable_grad(),
+        without_parameter_gradients(policy.model),
+        torch.enable_grad(),
         sdpa_kernel(SDPBackend.MATH),
-    ):  # fmt: skip
+    ):
         for t in range(length):
             with shifted(policy, site, -1, shift[t]):
                 if t == 0:

@@ -132,9 +132,11 @@ def sampling_gaps(
     for given, position in zip(positions, chosen, strict=True):
         if not 0 <= position < last:
             raise UserError(
-                "position", f"{given} in {len(sequence)} tokens", f"0 to {last - 1}",
+                "position",
+                f"{given} in {len(sequence)} tokens",
+                f"0 to {last - 1}",
                 "choose one with a token after it",
-            )  # fmt: skip
+            )
     norms = norms or table_norms(policy)
     with torch.no_grad():
         cache, finals = read(policy, sequence[:last])
@@ -152,7 +154,12 @@ def sampling_gaps(
         ratio = h / math.log(len(p)) if len(p) > 1 else 0.0
         found.append(
             SamplingGap(
-                position, temperature, h, gap, step_norm, size,
+                position,
+                temperature,
+                h,
+                gap,
+                step_norm,
+                size,
                 bound_spectral=size * factors.spectral.item(),
                 bound_trace=size * factors.trace.item(),
                 bound_maximum=size * factors.maximum.item(),
@@ -161,7 +168,7 @@ def sampling_gaps(
                 bound_paper=size * factors.paper.item(),
                 smallest_constant=gap / math.sqrt(ratio) if ratio > 0 else math.nan,
             )
-        )  # fmt: skip
+        )
     return found
 
 

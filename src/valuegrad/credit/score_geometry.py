@@ -75,9 +75,7 @@ def final_geometry(
     """
     weight = head.weight
     offset = mean_row - head.centre
-    along_offset, along_gradient = (
-        torch.cat((offset, gradient)) @ weight.mT
-    ).double().chunk(2)  # fmt: skip
+    along_offset, along_gradient = (torch.cat((offset, gradient)) @ weight.mT).double().chunk(2)
     offset64, centre64, gradient64 = offset.double(), head.centre.double(), gradient.double()
     along_offset -= (offset64 @ centre64)[:, None]
     squared = along_offset.mul_(-2).add_(head.squared_norm)

@@ -74,11 +74,16 @@ def inner_product(
         raise UserError("scores", f"{n} rollouts", "at least 4", "draw more rollouts a state")
     for name, signal in (("rewards", first), ("rewards", second)):
         if signal.shape != scores.shape[:-1]:
-            raise UserError(name, f"shape {tuple(signal.shape)}", f"{tuple(scores.shape[:-1])}",
-                            "one a rollout")  # fmt: skip
+            raise UserError(
+                name, f"shape {tuple(signal.shape)}", f"{tuple(scores.shape[:-1])}", "one a rollout"
+            )
         if not (torch.isfinite(signal).all() and torch.isfinite(scores).all()):
-            raise UserError(name, "values that are not finite", "finite rewards and scores",
-                            "look at the reward function")  # fmt: skip
+            raise UserError(
+                name,
+                "values that are not finite",
+                "finite rewards and scores",
+                "look at the reward function",
+            )
     wide = scores.double()
     a, b = first.double(), second.double()
     one = _u_centred(wide @ wide.mT)

@@ -143,9 +143,11 @@ def _rollout(
                 cache, (final,) = advance_embedded(policy, cache, embedding[None])
         value = rewarded(reward, torch.stack(soft))
         flat = torch.autograd.grad(
-            value, [x for added in leaves for x in added],
-            allow_unused=True, materialize_grads=True,
-        )  # fmt: skip
+            value,
+            [x for added in leaves for x in added],
+            allow_unused=True,
+            materialize_grads=True,
+        )
     count = len(leaves[0])
     costates = [
         torch.cat([x.flatten() for x in flat[i : i + count]]) for i in range(0, len(flat), count)

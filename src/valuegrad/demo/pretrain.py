@@ -156,12 +156,18 @@ class _Run:
         self.recipe, self.device = recipe, device
         torch.manual_seed(seed)
         config = Olmo2Config(
-            vocab_size=recipe.vocabulary, hidden_size=recipe.width,
-            intermediate_size=recipe.feed_forward, num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-            max_position_embeddings=max(512, recipe.sequence), tie_word_embeddings=False,
-            pad_token_id=end, eos_token_id=end, bos_token_id=None,
-        )  # fmt: skip
+            vocab_size=recipe.vocabulary,
+            hidden_size=recipe.width,
+            intermediate_size=recipe.feed_forward,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=max(512, recipe.sequence),
+            tie_word_embeddings=False,
+            pad_token_id=end,
+            eos_token_id=end,
+            bos_token_id=None,
+        )
         self.model = Olmo2ForCausalLM(config).to(device)
         blocks = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
         matrices = {id(p) for p in blocks}
@@ -196,9 +202,11 @@ class _Run:
         shutil.rmtree(draft, ignore_errors=True)
         self.model.save_pretrained(draft)
         wrapped = PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, eos_token=END, pad_token=END,
+            tokenizer_object=tokenizer,
+            eos_token=END,
+            pad_token=END,
             clean_up_tokenization_spaces=False,
-        )  # fmt: skip
+        )
         wrapped.save_pretrained(draft)
         whole: dict[str, Any] = {
             "step": step,
@@ -240,9 +248,11 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
     if mark.is_file():
         if mark.read_text("utf-8") != text:
             raise UserError(
-                "DIR", f"{folder}, which holds a run with another preset or seed ({mark})",
-                "a new folder, or the same preset and seed", "name another folder",
-            )  # fmt: skip
+                "DIR",
+                f"{folder}, which holds a run with another preset or seed ({mark})",
+                "a new folder, or the same preset and seed",
+                "name another folder",
+            )
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         got = f"{folder}, a file" if folder.is_file() else f"{folder}, which holds other files"

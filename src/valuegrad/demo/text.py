@@ -42,9 +42,11 @@ def standard_library() -> list[str]:
                 continue
     if sum(map(len, texts)) < 1_000_000:
         raise UserError(
-            "pretrain", f"{len(texts)} source files in {root}", "the standard library's source",
+            "pretrain",
+            f"{len(texts)} source files in {root}",
+            "the standard library's source",
             "use a Python that ships it",
-        )  # fmt: skip
+        )
     return texts
 
 
@@ -57,9 +59,11 @@ def byte_level_bpe(texts: list[str], size: int, *, single_digits: bool = False) 
     tokenizer.pre_tokenizer = split if single_digits else bytes_
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[END], show_progress=False,
+        vocab_size=size,
+        special_tokens=[END],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

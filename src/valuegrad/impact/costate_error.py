@@ -88,9 +88,7 @@ def costate_error(
     others = gram * (1 - np.eye(n))
     rest = (rewards.sum(1, keepdims=True) - rewards) / (n - 1)
     # s_i · G from the other rollouts: Σ_{j≠i} (r_j − mean of those) s_i·s_j / (n − 2).
-    along = (
-        (others @ rewards[:, :, None])[:, :, 0] - rest * others.sum(2)
-    ) / (n - 2)  # fmt: skip
+    along = ((others @ rewards[:, :, None])[:, :, 0] - rest * others.sum(2)) / (n - 2)
     advantage = slope[:, None] * (rewards - baseline[:, None])
     own = np.diagonal(gram, axis1=1, axis2=2)
     error = advantage**2 * own - 2 * advantage * along + squared[:, None]

@@ -75,9 +75,11 @@ def choose_estimator(policy: Policy, task: Task, sampling: Sampling) -> str:
         return "teacher-forced"
     if sampling.estimator == "closed-form":
         raise UserError(
-            "estimator", "closed-form for answers of several tokens and a reward of its own",
-            "an exact reward or one-token answers", "use auto or sampled",
-        )  # fmt: skip
+            "estimator",
+            "closed-form for answers of several tokens and a reward of its own",
+            "an exact reward or one-token answers",
+            "use auto or sampled",
+        )
     return "sampled"
 
 
@@ -124,25 +126,39 @@ def estimate(
 
 
 def _over_vocabulary(
-    policy: Policy, task: Task, budget: Budget, distance: float, site: Site, alpha: float,
+    policy: Policy,
+    task: Task,
+    budget: Budget,
+    distance: float,
+    site: Site,
+    alpha: float,
     sampling: Sampling,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     prompts = one_token_prompts(policy, task.evaluation, task.reward)
     seen = one_token_prompts(policy, update_examples(task, sampling.probe_prompts), task.reward)
     impacts = measure(policy, prompts, site=site, alpha=alpha, group_size=budget.group_size)
     update = conditional_update(policy, seen, budget.method)
     probed = walk(
-        update, lambda: conditional_update(policy, seen, budget.method).gradients,
-        _rewards(policy, impacts), lambda: expected_rewards(policy, prompts), distance,
+        update,
+        lambda: conditional_update(policy, seen, budget.method).gradients,
+        _rewards(policy, impacts),
+        lambda: expected_rewards(policy, prompts),
+        distance,
         sampling.steps(one_token=True),
-    )  # fmt: skip
+    )
     return Estimate("vocabulary", impacts, probed, len(seen), one_token=True)
 
 
 def _by_teacher_forcing(
-    policy: Policy, prompts: CompletionPrompts, seen: CompletionPrompts, budget: Budget,
-    distance: float, site: Site, alpha: float, sampling: Sampling,
-) -> Estimate:  # fmt: skip
+    policy: Policy,
+    prompts: CompletionPrompts,
+    seen: CompletionPrompts,
+    budget: Budget,
+    distance: float,
+    site: Site,
+    alpha: float,
+    sampling: Sampling,
+) -> Estimate:
     # Only Λ below "final" needs other completions than the answer.
     drawn = None
     if site != "final":
@@ -152,22 +168,35 @@ def _by_teacher_forcing(
     )
     update = exact_update(policy, seen, budget.method)
     probed = walk(
-        update, lambda: exact_update(policy, seen, budget.method).gradients,
-        _rewards(policy, impacts), lambda: answer_values(policy, prompts), distance,
+        update,
+        lambda: exact_update(policy, seen, budget.method).gradients,
+        _rewards(policy, impacts),
+        lambda: answer_values(policy, prompts),
+        distance,
         _steps(prompts, sampling),
-    )  # fmt: skip
+    )
     return Estimate("teacher-forced", impacts, probed, len(seen), drawn)
 
 
 def _by_rollouts(
-    policy: Policy, prompts: CompletionPrompts, seen: CompletionPrompts, budget: Budget,
-    distance: float, site: Site, alpha: float, sampling: Sampling,
-) -> Estimate:  # fmt: skip
+    policy: Policy,
+    prompts: CompletionPrompts,
+    seen: CompletionPrompts,
+    budget: Budget,
+    distance: float,
+    site: Site,
+    alpha: float,
+    sampling: Sampling,
+) -> Estimate:
     drawn = _draw(policy, prompts, sampling, sampling.rollouts, 0)
     impacts, difference = measure_rollouts(
-        policy, drawn, site=site, alpha=alpha, group_size=budget.group_size,
+        policy,
+        drawn,
+        site=site,
+        alpha=alpha,
+        group_size=budget.group_size,
         deeper=_deeper(policy, prompts, sampling),
-    )  # fmt: skip
+    )
     learnt = _draw(policy, seen, sampling, sampling.rollouts, 1)
     update = sampled_update(policy, learnt, budget.method)
 
@@ -176,9 +205,13 @@ def _by_rollouts(
         return _draw(policy, prompts, sampling, sampling.rollouts, 0).rewards.mean(1)
 
     probed = walk(
-        update, lambda: reweighted_gradients(policy, learnt, budget.method, update.parameters),
-        drawn.rewards.mean(1), rewards, distance, _steps(prompts, sampling),
-    )  # fmt: skip
+        update,
+        lambda: reweighted_gradients(policy, learnt, budget.method, update.parameters),
+        drawn.rewards.mean(1),
+        rewards,
+        distance,
+        _steps(prompts, sampling),
+    )
     single = prompts.max_tokens == 1
     return Estimate("sampled", impacts, probed, len(seen), drawn, difference, one_token=single)
 

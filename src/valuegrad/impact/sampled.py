@@ -75,10 +75,12 @@ def measure_rollouts(
     n = drawn.rewards.shape[1]
     if n < max(LEAST, group_size):
         raise UserError(
-            "rollouts", str(n), f"at least {max(LEAST, group_size)}: the unbiased estimator needs "
+            "rollouts",
+            str(n),
+            f"at least {max(LEAST, group_size)}: the unbiased estimator needs "
             f"{LEAST}, pass@k and zero-spread groups as many as the group size",
             "raise --rollouts, or lower --group-size",
-        )  # fmt: skip
+        )
     rewards = drawn.rewards.numpy()
     every = [rewards] if deeper is None else [rewards, deeper[1].rewards.numpy()]
     binary = all(bool(np.isin(values, (0.0, 1.0)).all()) for values in every)

@@ -111,9 +111,14 @@ def score(
     check_full_precision(policy)
     check_settings(alpha, budget.group_size)
     found = estimate(
-        policy, task, budget, distance=budget.learning_rate * probe_updates(budget), site=site,
-        alpha=alpha, sampling=sampling or Sampling(),
-    )  # fmt: skip
+        policy,
+        task,
+        budget,
+        distance=budget.learning_rate * probe_updates(budget),
+        site=site,
+        alpha=alpha,
+        sampling=sampling or Sampling(),
+    )
     impact, drawn = found.impacts[budget.method], found.drawn
     errors = {**impact.standard_errors, "probe_step": _standard_error(found.change)}
     checkpoint = policy.checkpoint

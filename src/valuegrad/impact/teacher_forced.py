@@ -141,9 +141,11 @@ def _over_vocabulary(
             low, high = ((here.slope * (reward - here.baseline))[:, None] for reward in (0.0, 1.0))
             missed = distance(low, geometry.squared_norm, geometry.projection, own)
             hit = distance(
-                high, geometry.squared_norm.gather(1, first), geometry.projection.gather(1, first),
+                high,
+                geometry.squared_norm.gather(1, first),
+                geometry.projection.gather(1, first),
                 own,
-            )  # fmt: skip
+            )
             errors[m][rows] = (wrong * missed).sum(1) + (right * hit)[:, 0]
     return errors
 

@@ -79,9 +79,13 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     fixed_key, fixed_value = key.detach(), value.detach()
     output = nn.functional.scaled_dot_product_attention(
-        query, fixed_key, fixed_value, attn_mask=attention_mask, scale=scale,
+        query,
+        fixed_key,
+        fixed_value,
+        attn_mask=attention_mask,
+        scale=scale,
         is_causal=attention_mask is None and query.shape[2] > 1,
-    )  # fmt: skip
+    )
     own = _own_weights(query.detach(), fixed_key, attention_mask, scale)
     # Both differences are exactly 0: they add a gradient and no value.
     score = scale * (query.detach() * (key - fixed_key)).sum(-1, keepdim=True)

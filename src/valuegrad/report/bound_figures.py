@@ -80,11 +80,18 @@ def _panel(
         drawn(rows, {"series": "what", "prompt": "end of the prompt"})
         .mark_point(filled=True, size=14, opacity=0.7)
         .encode(
-            x=alt.X("entropy:Q", title="entropy (nats)" if place + COLUMNS >= count else None,
-                    scale=alt.Scale(type="log", domain=[lows[0], lows[-1]]),
-                    axis=alt.Axis(values=lows, format="~g")),
-            y=alt.Y("value:Q", title="norm (log)" if place % COLUMNS == 0 else None,
-                    scale=alt.Scale(type="log", domain=highs), axis=_powers(highs)),
+            x=alt.X(
+                "entropy:Q",
+                title="entropy (nats)" if place + COLUMNS >= count else None,
+                scale=alt.Scale(type="log", domain=[lows[0], lows[-1]]),
+                axis=alt.Axis(values=lows, format="~g"),
+            ),
+            y=alt.Y(
+                "value:Q",
+                title="norm (log)" if place % COLUMNS == 0 else None,
+                scale=alt.Scale(type="log", domain=highs),
+                axis=_powers(highs),
+            ),
             color=alt.Color(
                 "series:N",
                 scale=alt.Scale(
@@ -95,7 +102,7 @@ def _panel(
             ),
         )
         .properties(width=size, height=size, title=small_title(_label(row)))
-    )  # fmt: skip
+    )
 
 
 def _trajectory(summary: Mapping[str, Any]) -> ChartType:

@@ -162,16 +162,15 @@ def _predictor(document: Document, name: str) -> dict[str, Any]:
             low,
             why_undefined(reasons, "interval", "spearman"),
         ),
-        "p": _cell(
-            p_value(entry["p_value"]), entry["p_value"], why_undefined(reasons, "p_value")
-        ),
+        "p": _cell(p_value(entry["p_value"]), entry["p_value"], why_undefined(reasons, "p_value")),
         "partial": _cell(fixed(partial), partial, why_undefined(reasons, "partial_given_reward")),
         "after": _cell(
-            fixed(entry["spearman_after"]), entry["spearman_after"],
+            fixed(entry["spearman_after"]),
+            entry["spearman_after"],
             why_undefined(reasons, "spearman"),
         ),
         "regret": _cell(number(regret, 2), regret, _no_regret()),
-    }  # fmt: skip
+    }
 
 
 def _no_regret() -> str:

@@ -76,11 +76,15 @@ def predictors(document: Document) -> ChartType:
     base = drawn(
         rows,
         {
-            "predictor": "predictor", "meaning": "what it is", "text": "Spearman [95% interval]",
-            "p": "p-value", "partial": "partial, given the reward before",
-            "regret": "regret (reward)", "why": "undefined because",
+            "predictor": "predictor",
+            "meaning": "what it is",
+            "text": "Spearman [95% interval]",
+            "p": "p-value",
+            "partial": "partial, given the reward before",
+            "regret": "regret (reward)",
+            "why": "undefined because",
         },
-    )  # fmt: skip
+    )
     colours = {document["ranked_by"]: CHOSEN, "p_gap": PAPER}
     y = alt.Y(
         "predictor:N",
@@ -140,11 +144,14 @@ def ranking(document: Document) -> ChartType:
     base = drawn(
         rows,
         {
-            "checkpoint": "checkpoint", "value": document["ranked_by"], "rank": "predicted rank",
-            "interval": "95% rank interval", "chance text": "P(best)",
+            "checkpoint": "checkpoint",
+            "value": document["ranked_by"],
+            "rank": "predicted rank",
+            "interval": "95% rank interval",
+            "chance text": "P(best)",
             "measured text": "measured rank",
         },
-    )  # fmt: skip
+    )
     order = {"domain": [row["checkpoint"] for row in rows]}
     axis = {"ticks": False, "domain": False, "labelPadding": 10}
     y = alt.Y("checkpoint:N", scale=order, title=None, axis=axis)

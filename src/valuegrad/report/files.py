@@ -57,16 +57,20 @@ def rebuild_report(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY
     if not path.is_file():
         raise UserError(
-            "STUDY_DIR", f"{folder}, which has no {SUMMARY}", "the folder of a study",
+            "STUDY_DIR",
+            f"{folder}, which has no {SUMMARY}",
+            "the folder of a study",
             "run `valuegrad study` with --out and name that folder",
-        )  # fmt: skip
+        )
     try:
         document = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(
-            str(path), f"a damaged file ({error})", "what `valuegrad study` wrote",
+            str(path),
+            f"a damaged file ({error})",
+            "what `valuegrad study` wrote",
             "run the study again: its records are kept",
-        ) from error  # fmt: skip
+        ) from error
     return _with_report(folder, document)
 
 

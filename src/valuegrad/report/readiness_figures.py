@@ -30,10 +30,15 @@ def readiness(document: Document) -> ChartType:
         counts = checkpoint["verdicts"]
         total = sum(counts.values())
         rows += [
-            {**row, "verdict": verdict, "place": place, "share": counts[verdict] / total,
-             "text": f"{counts[verdict]} of {total}"}
+            {
+                **row,
+                "verdict": verdict,
+                "place": place,
+                "share": counts[verdict] / total,
+                "text": f"{counts[verdict]} of {total}",
+            }
             for place, verdict in enumerate(COLOURS)
-        ]  # fmt: skip
+        ]
     width = 420
     colour = alt.Color(
         "verdict:N",
@@ -60,15 +65,20 @@ def _prompts(document: Document, colour: alt.Color) -> ChartType:
     rows = [
         {
             "prompt": "…" * (len(p["prompt"]) > SHOWN) + p["prompt"][-SHOWN:].replace("\n", "⏎"),
-            "verdict": p["verdict"], "reward": p["reward"], "readiness": p["readiness"],
-            "reward text": fixed(p["reward"], 3), "readiness text": number(p["readiness"]),
+            "verdict": p["verdict"],
+            "reward": p["reward"],
+            "readiness": p["readiness"],
+            "reward text": fixed(p["reward"], 3),
+            "readiness text": number(p["readiness"]),
         }
         for p in document["prompts"]
-    ]  # fmt: skip
+    ]
     tooltip = {
-        "prompt": "prompt", "verdict": "is", "reward text": "reward before",
+        "prompt": "prompt",
+        "verdict": "is",
+        "reward text": "reward before",
         "readiness text": "signal × headroom",
-    }  # fmt: skip
+    }
     base = drawn(rows, tooltip).encode(
         x=alt.X("reward:Q", title="reward before RL", scale={"nice": True}),
         y=alt.Y("readiness:Q", title="signal × headroom", axis={"tickCount": 5, "format": "~g"}),

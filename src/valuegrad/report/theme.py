@@ -36,20 +36,39 @@ def themed(chart: ChartType) -> ChartType:
         padding=4,
         view={"stroke": None},
         title={
-            "anchor": "start", "frame": "bounds", "fontSize": 13, "fontWeight": 600, "color": INK,
-            "subtitleFontSize": 12, "subtitleColor": INK, "subtitlePadding": 4, "offset": 10,
+            "anchor": "start",
+            "frame": "bounds",
+            "fontSize": 13,
+            "fontWeight": 600,
+            "color": INK,
+            "subtitleFontSize": 12,
+            "subtitleColor": INK,
+            "subtitlePadding": 4,
+            "offset": 10,
         },
         axis={
-            "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
-            "labelColor": INK, "titleColor": INK, "gridColor": "#eceff2", "domainColor": FAINT,
-            "tickColor": FAINT, "titlePadding": 8, "labelLimit": 200,
+            "labelFontSize": 11,
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+            "labelColor": INK,
+            "titleColor": INK,
+            "gridColor": "#eceff2",
+            "domainColor": FAINT,
+            "tickColor": FAINT,
+            "titlePadding": 8,
+            "labelLimit": 200,
         },
         legend={
-            "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
-            "labelColor": INK, "titleColor": INK, "labelLimit": 320, "titleLimit": 320,
+            "labelFontSize": 11,
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+            "labelColor": INK,
+            "titleColor": INK,
+            "labelLimit": 320,
+            "titleLimit": 320,
             "symbolStrokeWidth": 2,
         },
-    )  # fmt: skip
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

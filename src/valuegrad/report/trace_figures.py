@@ -94,16 +94,18 @@ def _rows(trace: Trace) -> list[dict[str, Any]]:
             sizes = {name: parts[name][s][i] for name in PANELS}
             if not sizes["total"] > 0:
                 continue
-            rows.append({
-                "position": i,
-                "site": site_label(site),
-                "token": f"{texts[i]} ({i}, {'completion' if token.in_completion else 'prompt'})",
-                "scores": f"{texts[i + 1]} at {number(scored.logp)} nats",
-                **{name: number(size) for name, size in sizes.items()},
-                "of_site": f"{_part(sizes['total'], sums[s]):.2%}",
-                "transport": f"{_part(sizes['transported'], sizes['total']):.0%}",
-                **{_share(name): _part(size, sums[s]) for name, size in sizes.items()},
-            })  # fmt: skip
+            rows.append(
+                {
+                    "position": i,
+                    "site": site_label(site),
+                    "token": f"{texts[i]} ({i}, {'completion' if token.in_completion else 'prompt'})",
+                    "scores": f"{texts[i + 1]} at {number(scored.logp)} nats",
+                    **{name: number(size) for name, size in sizes.items()},
+                    "of_site": f"{_part(sizes['total'], sums[s]):.2%}",
+                    "transport": f"{_part(sizes['transported'], sizes['total']):.0%}",
+                    **{_share(name): _part(size, sums[s]) for name, size in sizes.items()},
+                }
+            )
     return rows
 
 

@@ -120,8 +120,10 @@ class FunctionReward:
     ) -> dict[str, object]:
         names = dict.fromkeys(key for example in examples for key in example.columns)
         extras: dict[str, object] = {
-            "trainer_state": None, "log_extra": _ignore, "log_metric": _ignore
-        }  # fmt: skip
+            "trainer_state": None,
+            "log_extra": _ignore,
+            "log_metric": _ignore,
+        }
         if completion_ids is not None:
             extras["completion_ids"] = [list(ids) for ids in completion_ids]
         return {

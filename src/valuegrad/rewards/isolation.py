@@ -81,8 +81,12 @@ class Isolated:
         words = [sys.executable, "-P", str(judges), str(self.seconds), self.module]
         # A session of its own: Ctrl-C is ours to handle, and a closed stdin ends the process.
         self._process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            start_new_session=True, env={**os.environ, **environment},
-        )  # fmt: skip
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
         atexit.register(self.close)
         return self._process

@@ -45,6 +45,8 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("math_verify") is None:
         raise UserError(
-            "reward", "'math' without math-verify installed", "the extra that holds it",
+            "reward",
+            "'math' without math-verify installed",
+            "the extra that holds it",
             "pip install 'valuegrad[math]'",
-        )  # fmt: skip
+        )

@@ -55,9 +55,11 @@ class Records:
             return Record(measurement, found["inputs"], found["result"], found["seconds"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                str(path), f"a damaged record ({error})", "a record that valuegrad wrote",
+                str(path),
+                f"a damaged record ({error})",
+                "a record that valuegrad wrote",
                 "delete the file; it is measured again",
-            ) from error  # fmt: skip
+            ) from error
 
     def put(self, record: Record) -> None:
         """Write a record; a crash leaves the whole file or none.

@@ -127,9 +127,14 @@ def run_study(
 
 class _Study:
     def __init__(
-        self, config: StudyConfig, records: Records, task: Task, device: str,
-        downloads: Downloads, trust_remote_code: bool,
-    ) -> None:  # fmt: skip
+        self,
+        config: StudyConfig,
+        records: Records,
+        task: Task,
+        device: str,
+        downloads: Downloads,
+        trust_remote_code: bool,
+    ) -> None:
         self.config, self.records, self.task, self.device = config, records, task, device
         self.downloads, self.trust_remote_code = downloads, trust_remote_code
         self.waiting: list[Checkpoint] = []
@@ -260,9 +265,11 @@ class _Study:
 
     def _load(self, checkpoint: Checkpoint) -> Policy:
         return load_policy(
-            checkpoint, device=self.device, dtype=self.config.dtype,
+            checkpoint,
+            device=self.device,
+            dtype=self.config.dtype,
             trust_remote_code=self.trust_remote_code,
-        )  # fmt: skip
+        )
 
     def _score(self, checkpoint: Checkpoint) -> dict[str, Any]:
         found = score(

@@ -143,9 +143,11 @@ def _items(name: str, seed: int, limit: int) -> Iterator[dict[str, Any]]:
             yield from maker("gym_items", name, seed, limit, start, min(start + CHUNK, limit))
     except RunError as error:
         raise UserError(
-            "task", f"'{PREFIX}{name}', which cannot be made ({error})",
-            "a data set that needs no configuration", "choose another",
-        ) from error  # fmt: skip
+            "task",
+            f"'{PREFIX}{name}', which cannot be made ({error})",
+            "a data set that needs no configuration",
+            "choose another",
+        ) from error
     finally:
         maker.close()
 
@@ -155,9 +157,11 @@ def _check_name(name: str) -> None:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise UserError(
-            "task", f"'{PREFIX}{name}' without reasoning-gym ({error})",
-            "the extra that holds it", "pip install 'valuegrad[gym]'",
-        ) from error  # fmt: skip
+            "task",
+            f"'{PREFIX}{name}' without reasoning-gym ({error})",
+            "the extra that holds it",
+            "pip install 'valuegrad[gym]'",
+        ) from error
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=3)
         fix = f"did you mean {', '.join(near)}?" if near else f"one is {PREFIX}leg_counting"

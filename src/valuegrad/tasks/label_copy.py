@@ -28,9 +28,23 @@ TEMPLATES = (
     "{before}    '{name}': '{label}',\n{between}    '{answer}': '",
 )
 NAMES = (
-    "label", "kind", "mode", "name", "key", "tag", "level", "state", "choice", "group", "symbol",
-    "letter", "option", "code", "flag", "category",
-)  # fmt: skip
+    "label",
+    "kind",
+    "mode",
+    "name",
+    "key",
+    "tag",
+    "level",
+    "state",
+    "choice",
+    "group",
+    "symbol",
+    "letter",
+    "option",
+    "code",
+    "flag",
+    "category",
+)
 ANSWERS = ("answer", "result", "value", "output", "expected", "target", "copy", "other")
 COUNTERS = ("count", "size", "width", "index", "total", "offset", "start", "limit")
 FIELDS = ("name", "answer", "before", "between")

@@ -108,10 +108,18 @@ def _built(settings: TaskSettings) -> Task:
         options["prompt_template"] = options["prompt_template"] or gym.TEMPLATE
         return gym.gym_task(name.removeprefix(gym.PREFIX), **options)
     if name.endswith(".jsonl") or Path(name).is_file():
-        return jsonl_task(name, **_used(
-            settings, "prompt_field", "answer_field", "eval_fraction", "prompts",
-            "prompt_template", *_REWARD,
-        ))  # fmt: skip
+        return jsonl_task(
+            name,
+            **_used(
+                settings,
+                "prompt_field",
+                "answer_field",
+                "eval_fraction",
+                "prompts",
+                "prompt_template",
+                *_REWARD,
+            ),
+        )
     fix = suggestion(name, KINDS, "use one of those")
     raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
 
@@ -130,9 +138,11 @@ def _used(settings: TaskSettings, *options: str) -> dict[str, Any]:
             # A seed alone could be that of RL.
             argument = "task_seed" if field.name == "seed" else field.name
             raise UserError(
-                argument, repr(value), f"none for {settings.name}, which does not read it",
+                argument,
+                repr(value),
+                f"none for {settings.name}, which does not read it",
                 _INSTEAD.get(field.name, "leave it out"),
-            )  # fmt: skip
+            )
     return {option: getattr(settings, option) for option in options}
 
 

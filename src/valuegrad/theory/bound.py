@@ -52,9 +52,11 @@ def bound_points(
         last = min(len(prompt), len(whole) - 1) - 1
         if last < 0:
             raise UserError(
-                "task", f"the prompt {example.prompt[:40]!r} of {len(prompt)} tokens",
-                "prompts and answers of at least one token each", "change the task",
-            )  # fmt: skip
+                "task",
+                f"the prompt {example.prompt[:40]!r} of {len(prompt)} tokens",
+                "prompts and answers of at least one token each",
+                "change the task",
+            )
         count = min(positions, last + 1)
         chosen = {last * (i + 1) // count for i in range(count)}
         for gap in sampling_gaps(policy, whole, sorted(chosen), temperature, norms=norms):

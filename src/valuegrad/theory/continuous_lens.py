@@ -10,7 +10,7 @@ import torch
 
 from valuegrad.theory.linear_quadratic import (
     ControlProblem,
-    costates,
+    control_costates,
     expected_return,
     noise_grid,
     parameter_gradient,
@@ -56,32 +56,47 @@ def _adjoint(problem: ControlProblem) -> Iterator[Statement]:
     # The return discounts from the first step, a costate from its own.
     weight = problem.discount ** torch.arange(problem.horizon, dtype=noise.dtype)
     yield equality(
-        "adjoint recursion = backpropagation through time", "Prop. 1",
-        weight[:, None] * costates(problem, found), unrolled[0], EXACT,
-    )  # fmt: skip
+        "adjoint recursion = backpropagation through time",
+        "Prop. 1",
+        weight[:, None] * control_costates(problem, found),
+        unrolled[0],
+        EXACT,
+    )
     by_gains, by_actuation = parameter_gradient(problem, found)
     yield equality(
-        "parameter gradient from costates = autograd, policy and dynamics", "Eq. 7",
+        "parameter gradient from costates = autograd, policy and dynamics",
+        "Eq. 7",
         torch.cat((by_gains.sum(0).flatten(), by_actuation.sum(0).flatten())),
-        torch.cat((unrolled[1].flatten(), unrolled[2].flatten())), EXACT,
-    )  # fmt: skip
+        torch.cat((unrolled[1].flatten(), unrolled[2].flatten())),
+        EXACT,
+    )
 
 
 def _expectations(problem: ControlProblem) -> Iterator[Statement]:
     noise, weight = noise_grid(problem)
-    mean = torch.einsum("n,ns->s", weight, costates(problem, rollouts(problem, noise))[:, 0])
+    mean = torch.einsum(
+        "n,ns->s", weight, control_costates(problem, rollouts(problem, noise))[:, 0]
+    )
     yield equality(
-        "E[λ] = G = −P s, by Gauss–Hermite quadrature", "Eq. 9",
-        mean, -value_matrices(problem)[0] @ problem.start, EXACT,
-    )  # fmt: skip
+        "E[λ] = G = −P s, by Gauss–Hermite quadrature",
+        "Eq. 9",
+        mean,
+        -value_matrices(problem)[0] @ problem.start,
+        EXACT,
+    )
     best = with_optimal_gains(problem)
     by_gains, _ = parameter_gradient(best, rollouts(best, noise))
     left = float(torch.einsum("n,ntus->tus", weight, by_gains).norm())
     size = float(torch.einsum("n,ntus->tus", weight, by_gains.abs()).norm())
     yield Statement(
-        "expected BPTT gradient is zero at Riccati's gains", "Eq. 7", left, 0.0, left / size, EXACT,
+        "expected BPTT gradient is zero at Riccati's gains",
+        "Eq. 7",
+        left,
+        0.0,
+        left / size,
+        EXACT,
         note=f"its terms are of size {size:.2g}",
-    )  # fmt: skip
+    )
 
 
 def _lemma() -> Iterator[Statement]:
@@ -104,12 +119,15 @@ def _lemma() -> Iterator[Statement]:
         return coefficient * (reward(a) - baseline) ** 2
 
     yield _of_sides(
-        "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h", "Correction D",
+        "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h",
+        "Correction D",
         sides(
-            "Gaussian", mean, value,
+            "Gaussian",
+            mean,
+            value,
             lambda a: 2 * coefficient * (reward(a) - baseline) * slope(a),
         ),
-    )  # fmt: skip
+    )
     centre = expectation("Gaussian", mean, reward)
     spread = math.sqrt(expectation("Gaussian", mean, lambda a: (reward(a) - centre) ** 2))
 
@@ -122,13 +140,16 @@ def _lemma() -> Iterator[Statement]:
         sides("Gaussian", mean, advantage, lambda a: slope(a) / spread),
     )
     yield _of_sides(
-        "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action", "Eq. 11",
+        "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action",
+        "Eq. 11",
         sides(
-            "Gaussian", mean, lambda a: advantage(a) * reward(a),
+            "Gaussian",
+            mean,
+            lambda a: advantage(a) * reward(a),
             lambda a: advantage(a) * slope(a),
         ),
         paper=True,
-    )  # fmt: skip
+    )
 
 
 def _corollary(problem: ControlProblem) -> Iterator[Statement]:
@@ -143,22 +164,29 @@ def _corollary(problem: ControlProblem) -> Iterator[Statement]:
     advantage = (found.returns - mean) / sigma
     expected = torch.einsum("n,n,ntus->tus", weight, advantage, score)
     yield equality(
-        "expected GRPO gradient = BPTT gradient / σ", "Corollary 1",
-        expected, pathwise / sigma, EXACT,
-    )  # fmt: skip
+        "expected GRPO gradient = BPTT gradient / σ",
+        "Corollary 1",
+        expected,
+        pathwise / sigma,
+        EXACT,
+    )
     learning = _leaves(problem)
     (closed,) = torch.autograd.grad(expected_return(learning), learning.gains)
     yield equality(
-        "expected BPTT gradient = gradient of the closed-form return", "Eq. 7",
-        pathwise, closed, EXACT,
-    )  # fmt: skip
+        "expected BPTT gradient = gradient of the closed-form return",
+        "Eq. 7",
+        pathwise,
+        closed,
+        EXACT,
+    )
 
 
 def _leaves(problem: ControlProblem) -> ControlProblem:
     return replace(
-        problem, gains=problem.gains.clone().requires_grad_(),
+        problem,
+        gains=problem.gains.clone().requires_grad_(),
         actuation=problem.actuation.clone().requires_grad_(),
-    )  # fmt: skip
+    )
 
 
 def _of_sides(name: str, source: str, found: Sides, *, paper: bool = False) -> Statement:

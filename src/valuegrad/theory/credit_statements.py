@@ -43,9 +43,12 @@ def costate_statements(case: Case) -> Iterator[Statement]:
         left.append(costate.total[0, t] @ direction)
         right.append((moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step))
     yield equality(
-        "costates of one backward pass = central differences, every site", "Eq. 14",
-        torch.stack(left), torch.stack(right), 1e-6,
-    )  # fmt: skip
+        "costates of one backward pass = central differences, every site",
+        "Eq. 14",
+        torch.stack(left),
+        torch.stack(right),
+        1e-6,
+    )
     yield from _final_layer(case, found)
 
 
@@ -77,20 +80,27 @@ def _final_layer(case: Case, found: dict[Site, Costates]) -> Iterator[Statement]
         finals = _finals(case)[len(case.prompt) - 1 : -1]
     finals.requires_grad_()
     yield equality(
-        "final costate = Â (onehot − p) W, no credit from later tokens", "Correction A",
-        found["final"].total[0], torch.autograd.grad(_credited(case, finals), finals)[0], 1e-10,
-    )  # fmt: skip
+        "final costate = Â (onehot − p) W, no credit from later tokens",
+        "Correction A",
+        found["final"].total[0],
+        torch.autograd.grad(_credited(case, finals), finals)[0],
+        1e-10,
+    )
     shares = {site: costate.transport_share[0] for site, costate in found.items()}
     low = shares["embedding"][:-1]
     paper, true = one_step_costates(
         case.policy, case.sequence, len(case.prompt), case.advantages, "embedding"
     )
     yield equality(
-        "recursion between final hidden vectors holds all credit, at embeddings", "Eq. 15",
-        paper, true, 1e-10, form="paper",
+        "recursion between final hidden vectors holds all credit, at embeddings",
+        "Eq. 15",
+        paper,
+        true,
+        1e-10,
+        form="paper",
         note=f"J is zero at every layer; attention transports {low.min():.0%} to {low.max():.0%} "
         "of the credit at the embeddings",
-    )  # fmt: skip
+    )
 
 
 def recursion_statements(case: Case) -> Iterator[Statement]:
@@ -102,14 +112,20 @@ def recursion_statements(case: Case) -> Iterator[Statement]:
         for cache in (found.cache, expected)
     )
     yield equality(
-        "adjoint recursion over the cache state = autograd", "Eq. 15, corrected", flat, oracle,
+        "adjoint recursion over the cache state = autograd",
+        "Eq. 15, corrected",
+        flat,
+        oracle,
         1e-10,
-    )  # fmt: skip
+    )
     (site,) = costates_at(case.policy, case.batch(), ("embedding",), split=False).values()
     yield equality(
-        "recursion hands each token its total costate", "Eq. 15, corrected",
-        found.embedding, site.total[0, 1:], 1e-10,
-    )  # fmt: skip
+        "recursion hands each token its total costate",
+        "Eq. 15, corrected",
+        found.embedding,
+        site.total[0, 1:],
+        1e-10,
+    )
 
 
 def value_gradient_statements(case: Case) -> Iterator[Statement]:
@@ -127,14 +143,15 @@ def value_gradient_statements(case: Case) -> Iterator[Statement]:
         sigma = (p @ (rewards - mean).square()).sqrt()
         estimate = (p * (rewards - mean) / sigma) @ scores[site] * sigma
         yield equality(
-            f"mean costate × σ = value gradient, random rewards, site {site}", "Eq. 12",
-            estimate, enumerated_value_gradient(found, rewards), 1e-10,
+            f"mean costate × σ = value gradient, random rewards, site {site}",
+            "Eq. 12",
+            estimate,
+            enumerated_value_gradient(found, rewards),
+            1e-10,
             note="no sampling gap: identity B holds for discrete tokens and any reward",
-        )  # fmt: skip
+        )
     gradient = final_value_gradient(policy.head, p[None], rewards[None])[0]
-    yield equality(
-        "value gradient = Wᵀ (p ⊙ (r − p·r))", "Theory §2", gradient, estimate, 1e-10
-    )  # fmt: skip
+    yield equality("value gradient = Wᵀ (p ⊙ (r − p·r))", "Theory §2", gradient, estimate, 1e-10)
     yield from _norms(case, p, scores["final"], rewards, gradient)
 
 
@@ -155,6 +172,12 @@ def _norms(
     for name, values, form in estimates:
         z = (values.mean() - truth) / (values.std() / DRAWS**0.5)
         yield Statement(
-            name, "Correction C", float(values.mean()), float(truth), abs(float(z)), Z_LIMIT,
-            form=form, note=f"error in standard errors, {DRAWS} draws of n = {GROUP}",
-        )  # fmt: skip
+            name,
+            "Correction C",
+            float(values.mean()),
+            float(truth),
+            abs(float(z)),
+            Z_LIMIT,
+            form=form,
+            note=f"error in standard errors, {DRAWS} draws of n = {GROUP}",
+        )

@@ -55,11 +55,13 @@ def attention_statements(case: Case) -> Iterator[Statement]:
         for layer in range(len(case.policy.blocks))
     ]
     yield inequality(
-        "effective rank of the attention path ≤ d_head · n_heads", "Prop. 3",
-        widest.effective_rank, float(widest.rank_bound),
+        "effective rank of the attention path ≤ d_head · n_heads",
+        "Prop. 3",
+        widest.effective_rank,
+        float(widest.rank_bound),
         note=f"the width is {widest.width}; rank correlation of its norm with the attention "
         f"weight {min(each):.2f} to {max(each):.2f} by layer",
-    )  # fmt: skip
+    )
 
 
 def theorem_one_statements(case: Case) -> Iterator[Statement]:
@@ -71,9 +73,11 @@ def theorem_one_statements(case: Case) -> Iterator[Statement]:
 
     found = theorem_one(case.policy, case.prompt[-3:], 3, reward)
     yield inequality(
-        "attention-only − BPTT costate ≤ Σ (Π ‖J‖) ε over the cache state", "Thm. 1",
-        found.left, found.right,
-    )  # fmt: skip
+        "attention-only − BPTT costate ≤ Σ (Π ‖J‖) ε over the cache state",
+        "Thm. 1",
+        found.left,
+        found.right,
+    )
 
 
 def impact_statements(case: Case) -> Iterator[Statement]:
@@ -84,23 +88,33 @@ def impact_statements(case: Case) -> Iterator[Statement]:
         likely = logits(policy, finals[-1]).argsort(descending=True)
     answers = tuple(int(likely[rank]) for rank in (0, 2, min(20, len(likely) - 1)))
     prompts = OneTokenPrompts(
-        (Example(case.text, ""),) * len(answers), (tuple(case.prompt),) * len(answers), answers,
-        Exact(), policy,
-    )  # fmt: skip
+        (Example(case.text, ""),) * len(answers),
+        (tuple(case.prompt),) * len(answers),
+        answers,
+        Exact(),
+        policy,
+    )
     (impact,) = measure(policy, prompts, methods=["grpo"]).values()
     means = impact.means
     yield inequality(
-        "Σ ≤ Λ for an indicator reward, so that S = Σ − Λ ≤ 0", "Correction E",
-        means["sigma"], means["lambda_conditional"],
-    )  # fmt: skip
+        "Σ ≤ Λ for an indicator reward, so that S = Σ − Λ ≤ 0",
+        "Correction E",
+        means["sigma"],
+        means["lambda_conditional"],
+    )
     yield inequality(
-        "Λ ≤ Σ, so that S = Σ − Λ measures usable signal", "Eq. 26",
-        means["lambda_conditional"], means["sigma"], form="paper",
+        "Λ ≤ Σ, so that S = Σ − Λ measures usable signal",
+        "Eq. 26",
+        means["lambda_conditional"],
+        means["sigma"],
+        form="paper",
         note="E[λ̂|h] = G/σ with σ ≤ 1/2 is G at another scale; the alignment needs no bound",
-    )  # fmt: skip
+    )
     sigma = torch.from_numpy(impact.rows["reward_variance"]).sqrt()
     yield equality(
-        "alignment = E ‖G‖² / (σ + ξ)", "Eq. 24",
+        "alignment = E ‖G‖² / (σ + ξ)",
+        "Eq. 24",
         torch.tensor(means["alignment"], dtype=torch.float64),
-        (torch.from_numpy(impact.rows["sigma"]) / (sigma + 1e-4)).mean(), 1e-10,
-    )  # fmt: skip
+        (torch.from_numpy(impact.rows["sigma"]) / (sigma + 1e-4)).mean(),
+        1e-10,
+    )

@@ -89,9 +89,13 @@ def random_problem(
         return root @ root.mT / width + 0.5 * torch.eye(width, dtype=torch.float64)
 
     return ControlProblem(
-        draw(states, states) / states**0.5, draw(states, actions), cost(states), cost(actions),
-        0.4 * draw(horizon, actions, states), draw(states),
-    )  # fmt: skip
+        draw(states, states) / states**0.5,
+        draw(states, actions),
+        cost(states),
+        cost(actions),
+        0.4 * draw(horizon, actions, states),
+        draw(states),
+    )
 
 
 def rollouts(
@@ -126,7 +130,7 @@ def rollouts(
     return Rollouts(torch.stack(states, 1), torch.stack(actions, 1), total)
 
 
-def costates(problem: ControlProblem, followed: Rollouts) -> Float[Tensor, "N T S"]:
+def control_costates(problem: ControlProblem, followed: Rollouts) -> Float[Tensor, "N T S"]:
     """λ_t = Dr + γ (Df)ᵀ λ_{t+1} along trajectories, the adjoint recursion of Prop. 1 (Eq. 6).
 
     Args:
@@ -137,7 +141,7 @@ def costates(problem: ControlProblem, followed: Rollouts) -> Float[Tensor, "N T 
         ∂R_t/∂s_t, the return of the steps from t on by their first state.
 
     Example:
-        ``costates(problem, rollouts(problem, noise))[:, 0]``
+        ``control_costates(problem, rollouts(problem, noise))[:, 0]``
     """
     adjoint = torch.zeros_like(followed.states[:, 0])
     found: list[Tensor] = []
@@ -166,7 +170,7 @@ def parameter_gradient(
     Example:
         ``by_gains, by_actuation = parameter_gradient(problem, rollouts(problem, noise))``
     """
-    carried = costates(problem, followed)
+    carried = control_costates(problem, followed)
     after = torch.cat((carried[:, 1:], torch.zeros_like(carried[:, :1])), 1)
     weight = problem.discount ** torch.arange(problem.horizon, dtype=carried.dtype)
     by_action = -followed.actions @ problem.action_cost + problem.discount * (

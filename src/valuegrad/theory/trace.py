@@ -148,7 +148,10 @@ def trace(
     first = found[chosen[0]]
     logp = [math.nan, *first.logp[0].tolist()]
     return Trace(
-        policy.checkpoint.name, prompt, completion, float(advantage),
+        policy.checkpoint.name,
+        prompt,
+        completion,
+        float(advantage),
         tuple(
             TracedToken(i, token, text, logp[i], i >= len(ids))
             for i, (token, text) in enumerate(zip(whole, _texts(policy, whole), strict=True))
@@ -158,7 +161,7 @@ def trace(
             torch.stack([_sizes(getattr(found[site], part)) for site in chosen])
             for part in ("total", "immediate", "transported")
         ),
-    )  # fmt: skip
+    )
 
 
 def trace_document(found: Trace) -> dict[str, Any]:
@@ -189,10 +192,11 @@ def _check_prompt(policy: Policy, prompt: str, ids: list[int]) -> None:
     most = policy.context - 1
     if not 1 <= len(ids) <= most:
         raise UserError(
-            "prompt", f"{prompt[:40]!r} of {len(ids)} tokens",
+            "prompt",
+            f"{prompt[:40]!r} of {len(ids)} tokens",
             f"1 to {most}, so that a completion fits the context of {policy.context}",
             "choose another --prompt",
-        )  # fmt: skip
+        )
 
 
 def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> list[int]:
@@ -200,12 +204,16 @@ def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> lis
     whole = list(policy.tokenizer(prompt + completion)["input_ids"])
     if not completion:
         raise UserError(
-            "completion", "''", "at least one token",
+            "completion",
+            "''",
+            "at least one token",
             "write a text, or leave --completion out to draw one from the policy",
-        )  # fmt: skip
+        )
     if whole[: len(ids)] != ids or len(whole) == len(ids):
-        same = next((i for i, pair in enumerate(zip(ids, whole, strict=False)) if len({*pair}) > 1),
-                    len(ids))  # fmt: skip
+        same = next(
+            (i for i, pair in enumerate(zip(ids, whole, strict=False)) if len({*pair}) > 1),
+            len(ids),
+        )
         merged = _texts(policy, whole)[same : same + 1]
         raise UserError(
             "completion",
@@ -216,10 +224,11 @@ def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> lis
         )
     if len(whole) > policy.context:
         raise UserError(
-            "completion", f"{len(whole) - len(ids)} tokens after a prompt of {len(ids)}",
+            "completion",
+            f"{len(whole) - len(ids)} tokens after a prompt of {len(ids)}",
             f"at most {policy.context - len(ids)} in a context of {policy.context}",
             "shorten --completion or --prompt",
-        )  # fmt: skip
+        )
     return whole
 
 

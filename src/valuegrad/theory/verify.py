@@ -66,9 +66,11 @@ def verify(
     """
     if policy.head.dtype != torch.float64:
         raise UserError(
-            "dtype", str(policy.head.dtype).removeprefix("torch."),
-            "float64, in which identities hold to rounding", "load the policy with dtype float64",
-        )  # fmt: skip
+            "dtype",
+            str(policy.head.dtype).removeprefix("torch."),
+            "float64, in which identities hold to rounding",
+            "load the policy with dtype float64",
+        )
     case = make_case(policy, prompt, seed)
     found: list[Statement] = []
     for name, statements in PARTS.items():

@@ -180,27 +180,50 @@ def _arguments(
     sequences = budget.prompts_per_update * budget.group_size
     longest = max(map(len, prompts.tokens)) + prompts.max_tokens
     passes = next(
-        n for n in range(1, sequences + 1)
+        n
+        for n in range(1, sequences + 1)
         if sequences % n == 0 and (sequences // n * longest <= PASS_TOKENS or n == sequences)
-    )  # fmt: skip
+    )
     arguments = GRPOConfig(
-        output_dir=folder, seed=seed, max_steps=budget.updates[-1],
+        output_dir=folder,
+        seed=seed,
+        max_steps=budget.updates[-1],
         # Adam, one learning rate throughout, the whole update as one batch of whole groups.
-        optim="adamw_torch", weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
-        learning_rate=budget.learning_rate, lr_scheduler_type="constant", warmup_steps=0,
-        max_grad_norm=budget.max_gradient_norm, per_device_train_batch_size=sequences // passes,
-        gradient_accumulation_steps=passes, num_generations=budget.group_size,
-        num_iterations=budget.inner_epochs, shuffle_dataset=False,
+        optim="adamw_torch",
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        learning_rate=budget.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        max_grad_norm=budget.max_gradient_norm,
+        per_device_train_batch_size=sequences // passes,
+        gradient_accumulation_steps=passes,
+        num_generations=budget.group_size,
+        num_iterations=budget.inner_epochs,
+        shuffle_dataset=False,
         # Eq. 1.
-        loss_type="grpo", scale_rewards="group", epsilon=budget.clip, beta=budget.beta,
-        use_bias_correction_kl=False, disable_dropout=True,
+        loss_type="grpo",
+        scale_rewards="group",
+        epsilon=budget.clip,
+        beta=budget.beta,
+        use_bias_correction_kl=False,
+        disable_dropout=True,
         # The policy's own distribution.
-        max_completion_length=prompts.max_tokens, temperature=1.0, top_p=1.0, top_k=0,
+        max_completion_length=prompts.max_tokens,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
         # In full precision, and without leaving anything behind.
-        use_cpu=policy.device.type == "cpu", bf16=False, gradient_checkpointing=False,
-        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True,
+        use_cpu=policy.device.type == "cpu",
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
         dataloader_pin_memory=False,
-    )  # fmt: skip
+    )
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -241,9 +264,12 @@ def _lora(budget: Budget) -> Any:
             "pip install 'valuegrad[lora]'",
         ) from error
     return LoraConfig(
-        r=budget.lora_rank, lora_alpha=2 * budget.lora_rank, lora_dropout=0.0,
-        target_modules="all-linear", task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=budget.lora_rank,
+        lora_alpha=2 * budget.lora_rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 @contextmanager

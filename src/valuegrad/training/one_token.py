@@ -151,9 +151,15 @@ class _Batch:
                 logp_ref = log_ref.gather(1, self.actions).view(-1, 1)
         logp = log_p.gather(1, self.actions).view(-1, 1)
         return grpo_objective(
-            logp, self.logp_old, logp_ref, self.advantages.flatten(), torch.ones_like(logp),
-            self.budget.clip, self.budget.beta, kl=kl,
-        )  # fmt: skip
+            logp,
+            self.logp_old,
+            logp_ref,
+            self.advantages.flatten(),
+            torch.ones_like(logp),
+            self.budget.clip,
+            self.budget.beta,
+            kl=kl,
+        )
 
     def _draw(self, log_p: Tensor, generator: torch.Generator) -> None:
         if not torch.isfinite(log_p.exp()).all():

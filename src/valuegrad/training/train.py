@@ -37,9 +37,11 @@ def engine_for(policy: Policy, task: Task, budget: Budget) -> Literal["one_token
     single = one_token(policy, task)
     if budget.engine == "one_token" and (not single or budget.lora_rank):
         got = "one_token with LoRA" if single else f"one_token for {task.name}"
-        wanted = "auto or trl, which trains LoRA" if single else (
-            "auto or trl: its completions are longer than one token"
-        )  # fmt: skip
+        wanted = (
+            "auto or trl, which trains LoRA"
+            if single
+            else ("auto or trl: its completions are longer than one token")
+        )
         raise UserError("engine", got, wanted, "leave --engine out")
     return "one_token" if single else "trl"
 
