@@ -22,7 +22,7 @@ from tests.checkpoints.cached import (
     weight_bytes,
 )
 
-from valuegrad.checkpoints import hub_room as room
+from valuegrad.checkpoints import eviction
 from valuegrad.checkpoints.files import content_sha256, fetch, weights_sha256
 from valuegrad.checkpoints.references import resolve
 from valuegrad.cli.app import run
@@ -68,7 +68,7 @@ def test_a_limit_evicts_what_is_done_with_and_a_second_run_downloads_nothing(
     assert hub.downloads(WEIGHTS) == [(name, WEIGHTS) for name in NAMES]
     assert here() == NAMES[-3:]
     assert here("config.json") == here("tokenizer.json") == NAMES
-    assert sum(size for kept in room.kept() for size in kept.blobs.values()) <= int(limit[1])
+    assert sum(f.stat().st_size for files in eviction.downloaded().values() for f in files) <= int(limit[1])
     hub.log.clear()
     assert run(words) == 0
     assert hub.log == [("GET", f"/api/models/{REPO}/refs")]
@@ -87,7 +87,7 @@ def test_room_for_one_is_enough_and_for_less_is_told(hub, flags, trajectory, cap
     hub.log.clear()
     shutil.rmtree(constants.HF_HUB_CACHE)
     assert run([*words, "100"]) == 2
-    assert "--cache-limit: got 100 bytes; wanted room for owner/tiny@" in capsys.readouterr().err
+    assert "got 100 B; wanted enough for owner/tiny@" in capsys.readouterr().err
     assert hub.downloads(WEIGHTS) == []
 
 

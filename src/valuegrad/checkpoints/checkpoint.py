@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from valuegrad.checkpoints.hub_cache import HubCommit
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 
 _STEP = re.compile(r"(?:^|[^a-z])(?:step-?|checkpoint-|ckpt_)(\d+)", re.IGNORECASE)
 _STAGE = re.compile(r"(?:^|[^a-z])stage(\d+)", re.IGNORECASE)
@@ -16,17 +17,30 @@ _UNIT = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 @dataclass(frozen=True)
 class Revision:
-    """What the name of a checkpoint says: training stage, step and tokens, None where it is silent.
+    """What the name of a checkpoint says, None where it is silent."""
 
-    Attributes:
-        stage: number of the training stage (OLMo, SmolLM3).
-        step: optimiser steps taken.
-        tokens: training tokens seen.
-    """
+    stage: int | None  # of training (OLMo, SmolLM3)
+    step: int | None  # optimiser steps taken
+    tokens: int | None  # training tokens seen
 
-    stage: int | None
-    step: int | None
-    tokens: int | None
+
+@dataclass(frozen=True)
+class HubCommit:
+    """A commit of a repository, and the revision by which the user knows it."""
+
+    repo: str  # owner/name
+    revision: str  # branch, tag or commit as the user names it
+    commit: str  # its full hash
+
+    @property
+    def name(self) -> str:
+        """The reference as the user would type it."""
+        return f"{self.repo}@{self.revision}"
+
+    @property
+    def snapshot(self) -> Path:
+        """Where the hub's client puts the files of this commit."""
+        return cache_folder(self.repo) / "snapshots" / self.commit
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Checkpoint:
 
     Attributes:
         name: the reference as the user would type it again.
-        path: the folder; None for one on the hub until `fetch` has brought it here.
+        path: the folder; None for one on the hub that has not been downloaded.
         label: short name for tables and figures.
         revision: the hub revision, None for a plain folder.
         step: optimiser steps taken, None where the name does not say.
@@ -81,3 +95,13 @@ def parse_revision(name: str) -> Revision:
         step=int(step[1]) if step else None,
         tokens=round(float(tokens[1]) * _UNIT[tokens[2].upper()]) if tokens else None,
     )
+
+
+def cache_root() -> Path:
+    """The cache of the hub's client: HF_HUB_CACHE or HF_HOME of the environment, or its default."""
+    return Path(constants.HF_HUB_CACHE).expanduser().resolve()
+
+
+def cache_folder(repo: str) -> Path:
+    """Where the hub's client keeps a repository's files."""
+    return cache_root() / repo_folder_name(repo_id=repo, repo_type="model")

@@ -6,45 +6,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
-from huggingface_hub import constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors
 
 from valuegrad.errors import DownloadError, UserError, ValuegradError
 
-UNREACHABLE = (OfflineModeIsEnabled, httpx2.TransportError)
-_FAILURES = (*UNREACHABLE, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
+_UNREACHABLE = (errors.OfflineModeIsEnabled, httpx2.TransportError)
+_FAILURES = (
+    *_UNREACHABLE,
+    errors.HfHubHTTPError,
+    errors.HFValidationError,
+    errors.LocalEntryNotFoundError,
+    OSError,
+)
+# What was asked for, what could have been, and the fix; a gated repository is one not found, too.
+_WRONG_REQUESTS = {
+    errors.GatedRepoError: (
+        "a gated repository",
+        "one that this account may read",
+        "accept its terms at {page}, then run `hf auth login` or set HF_TOKEN",
+    ),
+    errors.RepositoryNotFoundError: (
+        "neither a folder here nor a repository on the hub that this account may read",
+        "a checkpoint folder, or owner/name as on the hub",
+        "check {page}; for a private one run `hf auth login` or set HF_TOKEN",
+    ),
+    errors.RevisionNotFoundError: (
+        "no such revision",
+        "a branch, a tag or a commit of the repository",
+        "list them with `valuegrad checkpoints {repo}`",
+    ),
+    errors.HFValidationError: ("no name that the hub allows", "owner/name", "{reason}"),
+}
 
 
 @contextmanager
 def explained(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the client raises inside into a `UserError` or a `DownloadError`.
-
-    Args:
-        repo: the repository that is asked for.
-        revision: the revision, where there is one.
-
-    Raises:
-        UserError: there is no such repository or revision, or no access to it.
-        DownloadError: no network, no room on the disk, or a transfer that broke off.
-    """
+    """Turn what the client raises inside into a `UserError` or a `DownloadError`."""
     try:
         yield
     except _FAILURES as error:
-        raise _explanation(error, repo, revision) from error
+        raise _explanation(error, repo, f"{repo}@{revision}" if revision else repo) from error
 
 
 def unreachable(error: BaseException) -> bool:
     """Whether an error says that the hub is not there, rather than that the request was wrong."""
-    return isinstance(error, UNREACHABLE) or (
-        isinstance(error, HfHubHTTPError) and error.response.status_code >= 500
+    return isinstance(error, _UNREACHABLE) or (
+        isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
     )
 
 
@@ -54,62 +61,32 @@ def first_line(error: BaseException) -> str:
 
 
 def no_hub(subject: str, error: BaseException) -> DownloadError:
-    """The message for a hub that cannot be asked about something that is not here either."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return DownloadError(
-            f"{subject} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids "
-            "to ask the hub. Unset HF_HUB_OFFLINE, or name a revision that is there"
-        )
-    return DownloadError(
-        f"{subject} is not here, and the hub at {constants.ENDPOINT} cannot be reached "
-        f"({first_line(error)}). Check the network, HF_ENDPOINT and the proxy, and run the same "
-        "command again"
-    )
+    """The error for a hub that cannot be asked about something that is not here either."""
+    why = f"the hub at {constants.ENDPOINT} cannot be reached ({first_line(error)})"
+    fix = "check the network, HF_ENDPOINT and the proxy, and run the same command again"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        why = "HF_HUB_OFFLINE forbids to ask the hub"
+        fix = "unset HF_HUB_OFFLINE, or name a revision that is there"
+    return DownloadError(f"{subject} is not in {constants.HF_HUB_CACHE}, and {why}; {fix}")
 
 
-def broken_off(name: str, reason: str) -> DownloadError:
-    """The message for a transfer that did not come to its end."""
-    return DownloadError(
-        f"the download of {name} broke off ({reason}). Nothing half-written is kept, files that "
-        "arrived whole are; run the same command again to go on from there"
-    )
-
-
-def _explanation(error: Exception, repo: str, revision: str | None) -> ValuegradError:
-    name = repo if revision is None else f"{repo}@{revision}"
-    page = f"{constants.ENDPOINT}/{repo}"
-    if isinstance(error, GatedRepoError):
-        return UserError(
-            name,
-            "a gated repository",
-            "one that this account may read",
-            f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            name,
-            "neither a folder here nor a repository on the hub that this account may read",
-            "a checkpoint folder, or owner/name as on the hub",
-            f"check {page}; for a private one run `hf auth login` or set HF_TOKEN",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return UserError(
-            name,
-            "no such revision",
-            "a branch, a tag or a commit of the repository",
-            f"list them with `valuegrad checkpoints {repo}`",
-        )
-    if isinstance(error, HFValidationError):
-        return UserError(name, "no name that the hub allows", "owner/name", first_line(error))
+def _explanation(error: Exception, repo: str, name: str) -> ValuegradError:
+    for kind, (got, wanted, fix) in _WRONG_REQUESTS.items():
+        if isinstance(error, kind):
+            page, reason = f"{constants.ENDPOINT}/{repo}", first_line(error)
+            return UserError(name, got, wanted, fix.format(page=page, repo=repo, reason=reason))
     if isinstance(error, OSError) and error.errno is not None:
         return DownloadError(
             f"{name} could not be written to {constants.HF_HUB_CACHE} ({error.strerror}). Nothing "
-            "half-written is kept; make room there, set HF_HOME to a larger disk or pass "
-            "--cache-limit, and run the same command again"
+            "half-written is kept; free some space there, set HF_HOME to a larger disk or set "
+            "`cache_limit`, and run the same command again"
         )
     cause = error
-    while not isinstance(cause, UNREACHABLE) and cause.__cause__ is not None:
+    while not isinstance(cause, _UNREACHABLE) and cause.__cause__ is not None:
         cause = cause.__cause__  # type: ignore[assignment]
-    if isinstance(cause, OfflineModeIsEnabled | httpx2.ConnectError):
+    if isinstance(cause, errors.OfflineModeIsEnabled | httpx2.ConnectError):
         return no_hub(name, cause)
-    return broken_off(name, first_line(error))
+    return DownloadError(
+        f"the download of {name} broke off ({first_line(error)}). Nothing half-written is kept, "
+        "files that arrived whole are; run the same command again to go on from there"
+    )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from valuegrad.checkpoints.checkpoint import Checkpoint, parse_revision
-from valuegrad.checkpoints.hub_cache import HubCommit
-from valuegrad.checkpoints.hub_revisions import find
+from huggingface_hub import HfApi, constants, errors
+
+from valuegrad.checkpoints.checkpoint import Checkpoint, HubCommit, cache_folder, parse_revision
+from valuegrad.checkpoints.hub_failures import explained, first_line, no_hub, unreachable
 from valuegrad.errors import DownloadError, UserError
 
+_LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./*?\[\]!+-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple[Checkpoint, ...]:
@@ -21,19 +27,27 @@ def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple
 
     A reference is a local folder, a glob of folders (``runs/step*``), or ``repo``,
     ``repo@revision`` or ``repo@pattern*`` on the hub; a folder that exists wins. Names without a
-    step keep their natural order after those with one; what is named twice is taken once. Of the
-    hub only names and commits are asked for.
+    step keep their natural order after those with one; what is named twice is taken once.
 
     Args:
         references: one or more references.
         every_revision: whether ``repo`` alone stands for all its revisions, not for its main one.
 
     Returns:
-        The checkpoints in order, at least one. That they hold a model is checked by `validate`.
+        The checkpoints in order, at least one. That they hold a model is checked when one is read.
 
     Raises:
         UserError: a reference matches nothing.
         DownloadError: the hub cannot be reached, and the cache does not know the revision.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as runs:
+        ...     for name in ("step20", "step3"):
+        ...         Path(runs, name).mkdir()
+        ...         _ = Path(runs, name, "config.json").write_text("{}")
+        ...     [checkpoint.step for checkpoint in resolve([f"{runs}/step*"])]
+        [3, 20]
     """
     found: dict[object, Checkpoint] = {}
     for reference in references:
@@ -41,61 +55,116 @@ def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple
             here = checkpoint.path.resolve() if checkpoint.path else checkpoint.name
             found.setdefault(here, checkpoint)
     if not found:
-        raise UserError(
-            "CHECKPOINT", "no reference", "at least one", "name a folder such as runs/step100"
-        )
-    return _with_distinct_labels(tuple(found.values()))
+        fix = "name a folder such as runs/step100"
+        raise UserError("checkpoints", "no reference", "at least one", fix)
+    several = tuple(found.values())
+    if len({c.label for c in several}) == len(several):
+        return several
+    parents = [(Path(c.hub.repo) if c.hub else Path(c.name).parent).name for c in several]
+    return tuple(replace(c, label=f"{p}/{c.label}") for c, p in zip(several, parents, strict=True))
 
 
 def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
-    path = Path(reference).expanduser()
+    path, hub = Path(reference).expanduser(), _HUB.fullmatch(reference)
     if path.is_dir():
-        return [_checkpoint(path)]
-    hub = _HUB.fullmatch(reference)
-    if glob.has_magic(reference):
-        matches = [Path(p) for p in glob.glob(str(path)) if Path(p).is_dir()]  # noqa: PTH207
-        matches = [p for p in matches if (p / "config.json").is_file()]
-        if matches:
-            return [_checkpoint(p) for p in sorted(matches, key=lambda p: _order(p.name, str(p)))]
-        if not hub:
-            raise UserError(
-                reference,
-                "a pattern that matches no folder with a config.json",
-                "at least one checkpoint",
-                _near_fix(path),
-            )
+        return [_local(path)]
+    matches = [Path(p) for p in glob.glob(str(path)) if Path(p, "config.json").is_file()]  # noqa: PTH207
+    if matches:
+        return [_local(p) for p in sorted(matches, key=lambda p: _order(p.name, str(p)))]
     if path.exists():
         raise UserError(reference, "a file", "a folder with config.json", "name its folder")
     if not hub:
-        raise UserError(reference, "no such folder", "a checkpoint folder", _near_fix(path))
+        pattern = glob.has_magic(reference)
+        got = "a pattern that matches no folder with a config.json" if pattern else "no such folder"
+        raise UserError(reference, got, "a checkpoint folder", _near_folders(path))
     try:
         return _revisions(hub["repo"], hub["revision"] or ("*" if every_revision else None))
     except UserError as error:
         if hub["revision"] is not None or path.parent == Path() or not path.parent.is_dir():
             raise
-        fix = f"{_near_fix(path)}; on the hub: {error.fix}"
+        fix = f"{_near_folders(path)}; on the hub: {error.fix}"
         raise UserError(error.argument, error.got, error.wanted, fix) from error
     except DownloadError as error:
         if hub["revision"] is not None:
             raise
         # More often a mistyped folder than a repository.
-        got, fix = "no folder here, and no answer from the hub", f"{_near_fix(path)}. Or: {error}"
+        got, fix = "no folder here, and no answer from the hub", f"{_near_folders(path)}; {error}"
         raise UserError(reference, got, "a checkpoint folder or owner/name", fix) from error
 
 
+def _local(path: Path) -> Checkpoint:
+    read = parse_revision(path.name)
+    return Checkpoint(str(path), path, path.name, None, read.step, read.tokens)
+
+
 def _revisions(repo: str, wanted: str | None) -> list[Checkpoint]:
-    found = find(repo, wanted) if wanted else find(repo)
+    found = _commits(repo, wanted or constants.DEFAULT_REVISION)
     checkpoints = []
     for name in sorted(found, key=lambda name: _order(name, name)):
-        read = parse_revision(name)
-        label = name if wanted else repo.rpartition("/")[2]
-        hub = HubCommit(repo, name, found[name])
-        full = hub.name if wanted else repo
-        checkpoints.append(Checkpoint(full, None, label, name, read.step, read.tokens, hub))
+        read, hub = parse_revision(name), HubCommit(repo, name, found[name])
+        whole, label = (hub.name, name) if wanted else (repo, repo.rpartition("/")[2])
+        checkpoints.append(Checkpoint(whole, None, label, name, read.step, read.tokens, hub))
     return checkpoints
 
 
-def _near_fix(path: Path) -> str:
+def _commits(repo: str, wanted: str) -> dict[str, str]:
+    """The revisions that a name or a pattern stands for, name → commit; at least one."""
+    no_answer = None
+    with explained(repo):
+        try:
+            refs = HfApi().list_repo_refs(repo)
+            known = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            known, no_answer = _cached(repo), error
+    pattern = glob.has_magic(wanted)
+    if pattern:
+        found = {name: known[name] for name in known if fnmatchcase(name, wanted)}
+    elif wanted in known or _COMMIT.fullmatch(wanted):
+        found = {wanted: known.get(wanted, wanted)}
+    else:
+        found = {} if no_answer else _unlisted(repo, wanted)
+    if no_answer and not found:
+        raise no_hub(f"{repo}@{wanted}", no_answer)
+    if no_answer and not isinstance(no_answer, errors.OfflineModeIsEnabled):
+        _LOG.warning(
+            f"valuegrad: the hub cannot be reached ({first_line(no_answer)}); of {repo}@{wanted} "
+            f"the cache knows {len(found)}"
+        )
+    if not found:
+        got = f"a {'pattern that matches' if pattern else 'name that is'} none of its {len(known)}"
+        fix = f"near ones are {_near(wanted, known)}" if known else "name the repository alone"
+        raise UserError(f"{repo}@{wanted}", f"{got} revisions", "at least one revision", fix)
+    return found
+
+
+def _cached(repo: str) -> dict[str, str]:
+    refs, snapshots = cache_folder(repo) / "refs", cache_folder(repo) / "snapshots"
+    files = sorted(path for path in refs.rglob("*") if path.is_file())
+    known = {path.relative_to(refs).as_posix(): path.read_text("utf-8") for path in files}
+    return {name: commit for name, commit in known.items() if (snapshots / commit).is_dir()}
+
+
+def _unlisted(repo: str, wanted: str) -> dict[str, str]:
+    """The commit of what is no branch or tag: an abbreviated commit, a pull request."""
+    with explained(repo, wanted):
+        try:
+            return {wanted: str(HfApi().model_info(repo, revision=wanted).sha)}
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code not in (400, 404):
+                raise
+    return {}
+
+
+def _near(wanted: str, known: dict[str, str]) -> str:
+    core = re.sub(r"[*?\[\]!]", "", wanted)
+    starts = {name: name[: len(core) + 2] for name in known}
+    near = sorted(known, key=lambda n: -SequenceMatcher(None, core, starts[n]).ratio())
+    return ", ".join(near[:3])
+
+
+def _near_folders(path: Path) -> str:
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         parent = parent.parent
@@ -105,26 +174,7 @@ def _near_fix(path: Path) -> str:
     return f"check the path: {place} holds " + (listed or "no folder")
 
 
-def _checkpoint(path: Path) -> Checkpoint:
-    revision = parse_revision(path.name)
-    return Checkpoint(str(path), path, path.name, None, revision.step, revision.tokens)
-
-
 def _order(name: str, whole: str) -> tuple[bool, int, int, list[tuple[int, str]]]:
-    revision = parse_revision(name)
-    pieces = re.split(r"(\d+)", whole)
-    natural = [(int(p), "") if p.isdigit() else (0, p) for p in pieces]
-    return revision.step is None, revision.stage or 0, revision.step or 0, natural
-
-
-def _with_distinct_labels(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
-    labels = [c.label for c in checkpoints]
-    if len(set(labels)) == len(labels):
-        return checkpoints
-    return tuple(replace(c, label=f"{_home(c)}/{c.label}") for c in checkpoints)
-
-
-def _home(checkpoint: Checkpoint) -> str:
-    if checkpoint.path is not None:
-        return checkpoint.path.parent.name
-    return checkpoint.hub.repo.rpartition("/")[2] if checkpoint.hub else ""
+    read = parse_revision(name)
+    natural = [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", whole)]
+    return read.step is None, read.stage or 0, read.step or 0, natural

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal  # noqa: F401 (annotations of Budget 
 from cyclopts import CoercionError, Parameter, Token
 
 from valuegrad.budget import Budget
-from valuegrad.checkpoints.hub_room import parse_size
+from valuegrad.checkpoints.eviction import parse_size
 from valuegrad.errors import UserError
 from valuegrad.files import check_folder
 from valuegrad.impact.settings import Estimator, Sampling  # noqa: F401 (annotations are read here)
