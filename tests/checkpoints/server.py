@@ -15,7 +15,8 @@ class Hub:
 
     ``repos`` maps a name to its branches, each a mapping from file names to bytes. ``cut`` maps a
     path to how many of its bytes arrive before the connection closes, ``status`` a path to the
-    answer it gets, and ``claimed`` a file name to the size that listings give it.
+    answer it gets, and ``claimed`` a file name to the size that listings give it. Of ``gated``
+    repositories no file is handed out.
     """
 
     repos: dict = field(default_factory=dict)
@@ -23,6 +24,7 @@ class Hub:
     status: dict = field(default_factory=dict)
     claimed: dict = field(default_factory=dict)
     altered: dict = field(default_factory=dict)
+    gated: set = field(default_factory=set)
     log: list = field(default_factory=list)
     address: str = ""
 
@@ -33,9 +35,11 @@ class Hub:
         return hashlib.sha1("\n".join(parts).encode()).hexdigest()
 
     def branch(self, repo, wanted):
-        """The name of a branch by its name or commit, None where there is none."""
-        names = (n for n in self.repos[repo] if wanted in (n, self.commit(repo, n)))
-        return next(names, None)
+        """The name of a branch by its name or the start of its commit, None where there is none."""
+        for name in self.repos[repo]:
+            if wanted == name or (len(wanted) > 6 and self.commit(repo, name).startswith(wanted)):
+                return name
+        return None
 
     def downloads(self, ending=""):
         """The (branch, file) of every GET of a file, in order."""
@@ -125,6 +129,8 @@ def _handler(hub):
         def _file(self, method, repo, wanted, name):
             branch = hub.branch(repo, wanted) if repo in hub.repos else None
             data = hub.repos[repo][branch].get(name) if branch else None
+            if repo in hub.gated:
+                return self._error(403, "GatedRepo")
             if data is None:
                 return self._error(404, "EntryNotFound" if branch else "RevisionNotFound")
             etag = hashlib.sha256(data).hexdigest() if _large(name) else _sha1(data)

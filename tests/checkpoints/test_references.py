@@ -1,46 +1,17 @@
-"""References, revisions and what makes a folder unusable."""
+"""What references mean: folders, patterns, and revisions on the hub."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from tests.checkpoints.cached import NAMES, REPO
+from tests.checkpoints.folders import make
 
-from valuegrad.checkpoints.checkpoint import parse_revision
-from valuegrad.checkpoints.files import content_sha256, validate, weights_sha256
+from valuegrad.checkpoints.files import weights_sha256
 from valuegrad.checkpoints.references import resolve
+from valuegrad.cli.app import run
 from valuegrad.errors import UserError
-
-
-def make(folder: Path, value: float = 0.0) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    save_file({"w": torch.full((64,), value)}, folder / "model.safetensors")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "stage", "step", "tokens"),
-    [
-        ("stage1-step50000-tokens105B", 1, 50_000, 105 * 10**9),
-        ("stage2-ingredient1-step1000-tokens5B", 2, 1000, 5 * 10**9),
-        ("stage1-step0", 1, 0, None),
-        ("step1000", None, 1000, None),
-        ("step-240000", None, 240_000, None),
-        ("stage3-step-4720000", 3, 4_720_000, None),
-        ("ckpt_000", None, 0, None),
-        ("step50000-tokens210B", None, 50_000, 210 * 10**9),
-        ("step7-tokens1.5T", None, 7, 1_500_000_000_000),
-        ("checkpoint-150", None, 150, None),
-        ("main", None, None, None),
-        ("footstep12", None, None, None),
-    ],
-)
-def test_every_known_scheme_is_read(name, stage, step, tokens):
-    found = parse_revision(name)
-    assert (found.stage, found.step, found.tokens) == (stage, step, tokens)
 
 
 def test_a_glob_is_sorted_by_step_and_a_folder_named_twice_is_taken_once(tmp_path):
@@ -81,35 +52,52 @@ def test_a_reference_to_nothing_says_what_is_there(tmp_path, reference, message)
         resolve([reference.format(tmp_path)])
 
 
-def test_the_hash_follows_the_weights_and_not_the_name(tmp_path):
-    first, other = make(tmp_path / "a", 1.0), make(tmp_path / "b", 2.0)
-    moved = shutil.copytree(first, tmp_path / "c")
-    a, b, c = (resolve([str(path)])[0] for path in (first, other, moved))
-    assert weights_sha256(a) == weights_sha256(c) != weights_sha256(b)
-    assert content_sha256(a) == content_sha256(c)
-    (moved / "tokenizer.json").write_text("{}")
-    assert weights_sha256(a) == weights_sha256(c)
-    assert content_sha256(a) != content_sha256(c)
+def test_checkpoints_lists_every_revision_and_downloads_nothing(hub, capsys):
+    assert run(["checkpoints", REPO, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["revision"] for row in rows] == [*NAMES, "stage2-step10", "main"]
+    assert rows[1] == {
+        "checkpoint": f"{REPO}@{NAMES[1]}",
+        "revision": NAMES[1],
+        "step": 2000,
+        "tokens": 2 * 10**9,
+        "commit": hub.commit(REPO, NAMES[1]),
+    }
+    assert hub.log == [("GET", f"/api/models/{REPO}/refs")]
 
 
-def test_unusable_folders_are_named_with_the_reason(tmp_path):
-    no_config = tmp_path / "no_config"
-    (no_config / "inner").mkdir(parents=True)
-    (no_config / "inner" / "config.json").write_text("{}")
-    empty, pickled, cut = (make(tmp_path / n) for n in ("empty", "pickled", "cut"))
-    (empty / "model.safetensors").unlink()
-    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    whole = (cut / "model.safetensors").read_bytes()
-    (cut / "model.safetensors").write_bytes(whole[:-10])
-    missing = make(tmp_path / "missing")
-    index = {"weight_map": {"w": "model-00001-of-00002.safetensors"}}
-    (missing / "model.safetensors.index.json").write_text(json.dumps(index))
-    for folder, message in (
-        (no_config, "without config.json.*inside it"),
-        (empty, "without weights"),
-        (pickled, "pickled weights only.*safetensors"),
-        (cut, "unreadable safetensors.*cut off"),
-        (missing, "no file model-00001-of-00002"),
-    ):
-        with pytest.raises(UserError, match=message):
-            validate(resolve([str(folder)])[0])
+def test_a_repository_alone_is_its_main_revision_and_a_commit_is_one_too(hub):
+    (main,) = resolve([REPO])
+    assert (main.name, main.label, main.revision) == (REPO, "tiny", "main")
+    commit = hub.commit(REPO, NAMES[0])
+    (pinned,) = resolve([f"{REPO}@{commit}"])
+    (short,) = resolve([f"{REPO}@{commit[:8]}"])
+    assert pinned.commit == short.commit == commit
+    assert weights_sha256(pinned) == weights_sha256(resolve([f"{REPO}@{NAMES[0]}"])[0])
+
+
+def test_a_local_folder_wins_over_the_hub(hub, checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint("olmo2"), tmp_path / "owner" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert resolve([REPO])[0].path == Path(REPO)
+    assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("owner/tiny@stage1-stp*", "matches none of its 8 revisions.*near ones are stage1-step"),
+        ("owner/tiny@stage1-step1001-tokens1B", "none of its 8.*near ones are stage1-step1000-"),
+        ("owner/tiny@" + "0" * 40, "no such revision.*valuegrad checkpoints owner/tiny"),
+        ("owner/none", "neither a folder here nor a repository.*hf auth login"),
+        ("owner/none@step*", "neither a folder here nor a repository"),
+        ("none", "neither a folder here nor a repository"),
+        ("owner/-none", "no name that the hub allows|neither a folder"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(hub, flags, capsys, reference, message):
+    assert run(["score", reference, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.count("valuegrad: ") == 1
+    with pytest.raises(UserError, match=message):
+        raise UserError(error, "", "", "")
