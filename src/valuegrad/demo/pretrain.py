@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -28,44 +27,28 @@ from valuegrad.demo.text import (
     standard_library,
 )
 from valuegrad.errors import RunError, UserError
+from valuegrad.files import write_atomically
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights of a pretraining run, with its seed.
+    """Everything that decides the weights of a pretraining run, with its seed."""
 
-    Attributes:
-        vocabulary: size of the tokenizer and of the output head.
-        width: of the residual stream.
-        layers: number of blocks.
-        heads: attention heads a block.
-        feed_forward: width of the gated feed-forward layer.
-        sequence: tokens a sequence.
-        batch_tokens: tokens a step.
-        steps: optimiser steps.
-        every: steps between checkpoints.
-        learning_rate: of both optimisers, after the warm-up.
-        warmup: steps over which the learning rate rises.
-        cooldown: share of the steps, at the end, over which it falls to a tenth.
-        dtype: of the forward pass; the weights stay float32.
-        arithmetic: share of a batch's sequences that hold arithmetic problems of `digits` digits
-            instead of source code, one a line; with any, each digit is a token of its own.
-        digits: the most digits of an operand in these problems.
-    """
-
-    vocabulary: int
-    width: int
+    vocabulary: int  # of the tokenizer and the output head
+    width: int  # of the residual stream
     layers: int
     heads: int
-    feed_forward: int
-    sequence: int
-    batch_tokens: int
+    feed_forward: int  # width of the gated layer
+    sequence: int  # tokens
+    batch_tokens: int  # a step
     steps: int
-    every: int
-    learning_rate: float
-    warmup: int = 50
-    cooldown: float = 0.3
-    dtype: str = "float32"
+    every: int  # steps between checkpoints
+    learning_rate: float  # of both optimisers, after the warm-up
+    warmup: int = 50  # steps over which the learning rate rises
+    cooldown: float = 0.3  # share of the steps, at the end, over which it falls to a tenth
+    dtype: str = "float32"  # of the forward pass; the weights stay float32
+    # Share of a batch's sequences that hold arithmetic problems of `digits` digits instead of
+    # source code, one a line; with any, each digit is a token of its own.
     arithmetic: float = 0.0
     digits: int = 2
 
@@ -103,30 +86,12 @@ def pretrain(
     """Pretrain a model and write its checkpoints in Hugging Face format, one folder a step.
 
     Deterministic for a recipe and seed on one machine. A finished run is left as it is; one that
-    was interrupted goes on after its last checkpoint, to the same weights.
-
-    Args:
-        folder: where the checkpoints go.
-        recipe: what to train; `PRESETS` holds some.
-        seed: of initialisation and data order.
-        device: a torch device.
-        progress: called after every step with its number and its loss in nats a token.
-
-    Returns:
-        The checkpoint folders in order.
-
-    Raises:
-        UserError: the folder belongs to another recipe or seed, or holds something else; the
-            standard library's source is not there.
-        RunError: the loss left the finite numbers.
-
-    Example:
-        ``pretrain("runs/pretrain", PRESETS["demo"])``
+    was interrupted goes on after its last checkpoint, to the same weights. The progress callback
+    gets every step's number and its loss in nats a token.
     """
     folder = Path(folder)
-    checkpoints = [
-        folder / f"step{step}" for step in range(recipe.every, recipe.steps + 1, recipe.every)
-    ]
+    saved = range(recipe.every, recipe.steps + 1, recipe.every)
+    checkpoints = [folder / f"step{step}" for step in saved]
     _claim(folder, {"recipe": recipe.settings(), "seed": seed})
     if all((path / "model.safetensors").is_file() for path in checkpoints):
         return checkpoints
@@ -208,11 +173,8 @@ class _Run:
             clean_up_tokenization_spaces=False,
         )
         wrapped.save_pretrained(draft)
-        whole: dict[str, Any] = {
-            "step": step,
-            "model": self.model.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
+        optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
+        whole = {"step": step, "model": self.model.state_dict(), "optimisers": optimisers}
         torch.save(whole, state.with_suffix(".draft"))
         shutil.rmtree(checkpoint, ignore_errors=True)
         draft.rename(checkpoint)
@@ -247,15 +209,11 @@ def _claim(folder: Path, settings: dict[str, object]) -> None:
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     if mark.is_file():
         if mark.read_text("utf-8") != text:
-            raise UserError(
-                "DIR",
-                f"{folder}, which holds a run with another preset or seed ({mark})",
-                "a new folder, or the same preset and seed",
-                "name another folder",
-            )
+            got = f"{folder}, which holds a run with another recipe or seed ({mark})"
+            wanted = "a new folder, or the same recipe and seed"
+            raise UserError("folder", got, wanted, "name another folder")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         got = f"{folder}, a file" if folder.is_file() else f"{folder}, which holds other files"
-        raise UserError("DIR", got, "an empty or a new folder", "name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(text, "utf-8")
+        raise UserError("folder", got, "an empty or a new folder", "name another folder")
+    write_atomically(mark, text)

@@ -24,14 +24,7 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 
 
 def standard_library() -> list[str]:
-    """The source files of the running Python's standard library, tests aside, in order of path.
-
-    Returns:
-        The texts.
-
-    Raises:
-        UserError: this Python comes without them.
-    """
+    """The source files of the running Python's standard library, tests aside, in order of path."""
     root = Path(sysconfig.get_path("stdlib"))
     texts = []
     for path in sorted(root.rglob("*.py")):
@@ -41,12 +34,8 @@ def standard_library() -> list[str]:
             except (UnicodeDecodeError, OSError):
                 continue
     if sum(map(len, texts)) < 1_000_000:
-        raise UserError(
-            "pretrain",
-            f"{len(texts)} source files in {root}",
-            "the standard library's source",
-            "use a Python that ships it",
-        )
+        got, fix = f"{len(texts)} source files in {root}", "use a Python that ships it"
+        raise UserError("pretrain", got, "the standard library's source", fix)
     return texts
 
 
@@ -58,11 +47,9 @@ def byte_level_bpe(texts: list[str], size: int, *, single_digits: bool = False) 
     split = pre_tokenizers.Sequence([digits, bytes_])
     tokenizer.pre_tokenizer = split if single_digits else bytes_
     tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[END],
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=size, special_tokens=[END], show_progress=False, initial_alphabet=alphabet
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -71,10 +58,7 @@ def byte_level_bpe(texts: list[str], size: int, *, single_digits: bool = False) 
 def code_sequences(
     tokenizer: Tokenizer, texts: list[str], length: int, rows: int, seed: int
 ) -> Iterator[Tensor]:
-    """Endless batches of ``rows`` sequences of code, reshuffled every epoch.
-
-    A sequence has one token more than its length: the last one is only predicted.
-    """
+    """Endless batches (rows, length + 1) of code: the last token of a row is only predicted."""
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     end = tokenizer.get_vocab()[END]
     encodings = tokenizer.encode_batch([texts[i] for i in order])
@@ -92,10 +76,9 @@ def code_sequences(
 def problem_sequences(
     tokenizer: Tokenizer, length: int, rows: int, digits: int, seed: int
 ) -> Iterator[Tensor]:
-    """Endless batches of ``rows`` sequences of additions, one a line.
+    """Endless batches (rows, length + 1) of additions, one a line.
 
-    Each begins with a whole problem: a model that has met problems only in the middle of a text
-    fails at a prompt that is nothing but one.
+    Each row begins with a whole one: a model needs to have met a prompt that is nothing else.
     """
     problems = training_problems(random.Random(f"pretraining {seed}"), digits=digits)
     fewest = len("0+0=0\n")
