@@ -1,14 +1,18 @@
 # make demo   pretrain a model, score its checkpoints, run GRPO from each, open the page
 # make demo-arithmetic   the same for answers of several tokens: two-digit addition
-# make test   the test suite
-# make check  what CI runs: lint, types, tests
+# make test   the test suite, on all cores
+# make check  what CI runs: lint, types, import contracts, tests
+# make coverage   the test suite with the line coverage of src
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 ARITHMETIC := runs/arithmetic
 
-.PHONY: setup demo demo-arithmetic test lint check bench clean
+# One thread a worker: two busy workers with two threads each are many times slower.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+.PHONY: setup demo demo-arithmetic test coverage lint check bench clean
 
 setup: .venv/.ready
 
@@ -30,7 +34,10 @@ demo-arithmetic: setup
 	$(BIN)/valuegrad study examples/arithmetic.toml --out $(ARITHMETIC)/study
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(TESTS)
+
+coverage: setup
+	$(TESTS) --cov --cov-report=term:skip-covered --cov-fail-under=92
 
 lint: setup
 	$(BIN)/ruff check .

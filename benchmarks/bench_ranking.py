@@ -18,7 +18,7 @@ from valuegrad.checkpoints.references import resolve
 from valuegrad.impact.score import score
 from valuegrad.model.policy import load_policy
 from valuegrad.tasks.label_copy import label_copy
-from valuegrad.training.one_token import train
+from valuegrad.training.train import train
 
 COUNTS = (256, 128, 96, 64, 48, 32, 24, 16)
 BUDGET = Budget(learning_rate=2e-5, updates=(30,), seeds=3)

@@ -18,25 +18,19 @@ from models import random_policy
 from valuegrad.impact.probe import probe
 from valuegrad.impact.score import score
 from valuegrad.impact.vocabulary import measure
+from valuegrad.model.batches import batches, left_padded
 from valuegrad.model.policy import Policy
-from valuegrad.one_token_prompts import OneTokenPrompts, batches, one_token_prompts
+from valuegrad.prompts import Prompts, tokenise
 from valuegrad.tasks.label_copy import label_copy
 
 PROMPTS = 128
-BATCH_TOKENS = 8192
 
 
 @torch.no_grad()
-def bare_forward(policy: Policy, prompts: OneTokenPrompts) -> None:
+def bare_forward(policy: Policy, prompts: Prompts) -> None:
     """The cheapest way to the same logits in transformers: left padding, the last position only."""
-    for rows in batches([len(t) for t in prompts.tokens], BATCH_TOKENS):
-        longest = max(len(prompts.tokens[row]) for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            tokens = prompts.tokens[row]
-            ids[i, longest - len(tokens) :] = torch.tensor(tokens)
-            mask[i, longest - len(tokens) :] = 1
+    for rows in batches([len(t) for t in prompts.tokens]):
+        ids, mask = left_padded(policy, [prompts.tokens[row] for row in rows])
         policy.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
 
 
@@ -45,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(Path(folder))
         task = label_copy(prompts=PROMPTS)
-        prompts = one_token_prompts(policy, task.evaluation, task.reward)
+        prompts = tokenise(policy, task).evaluation
         mean = sum(map(len, prompts.tokens)) / PROMPTS
         print(
             f"{PROMPTS} prompts of {mean:.0f} tokens on average, vocabulary {policy.head.shape[0]}"

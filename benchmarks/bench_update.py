@@ -25,7 +25,7 @@ from valuegrad.budget import Budget
 from valuegrad.model.policy import Policy, load_policy
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.task import Task
-from valuegrad.training.one_token import train
+from valuegrad.training.train import train
 
 PROMPTS, GROUP, UPDATES, RATE = 16, 16, 12, 1e-5
 

@@ -1,18 +1,18 @@
 """Policies over six tokens, two of which end a completion, so that every completion is known."""
 
-import dataclasses
 import functools
 import itertools
 import tempfile
 
 import torch
 import transformers
-from tests.conftest import CONFIGS
+from tests import oracles
+from tests.conftest import CONFIGS, SITES
 from tests.oracles import completions as oracle
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from valuegrad.model.policy import load_policy
-from valuegrad.prompts import completion_prompts
+from valuegrad.prompts import tokenise
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.sampler import Rollouts, rollouts
@@ -84,16 +84,36 @@ def task(texts, prompts=PROMPTS, reward=None, max_tokens=MAX_TOKENS, stop="\n"):
 
 
 def asked(policy, task):
-    return completion_prompts(policy, task, task.evaluation)
+    return tokenise(policy, task).evaluation
+
+
+@functools.cache
+def asked_for_answers(architecture, dtype="float64"):
+    """The prompts with the answers of `answers`, tokenised."""
+    return asked(policy(architecture, dtype), task(answers(architecture)))
+
+
+@functools.cache
+def enumeration(architecture):
+    """Probabilities, rewards and scores of every completion; next-token entropy of each prompt."""
+    model, prompts = policy(architecture).model, asked_for_answers(architecture)
+    every = tuple(oracle.every_completion(len(TOKENS), STOPS, MAX_TOKENS))
+    ps, rs, scores, entropy = [], [], {site: [] for site in SITES}, 0.0
+    for tokens, answer in zip(prompts.tokens, prompts.answers, strict=True):
+        log_p, found = oracle.scores(model, list(tokens), every, SITES)
+        assert abs(float(log_p.exp().sum()) - 1) < 1e-12
+        ps.append(log_p.exp())
+        rs.append(oracle.indicator(every, answer, STOPS))
+        next_p = oracles.distribution(model, list(tokens))
+        entropy -= float((next_p * next_p.log()).sum()) / len(prompts)
+        for site in SITES:
+            scores[site].append(found[site])
+    return ps, rs, scores, entropy
 
 
 def repeated(prompts, times):
     """Every prompt as often, so that one measurement holds independent repetitions."""
-    columns = {
-        name: tuple(x for x in getattr(prompts, name) for _ in range(times))
-        for name in ("examples", "tokens", "answers")
-    }
-    return dataclasses.replace(prompts, **columns)
+    return prompts.some([row for row in range(len(prompts)) for _ in range(times)])
 
 
 def regrouped(drawn, size):

@@ -1,7 +1,6 @@
 """Draws are the policy's: their distribution, log-probabilities, ends and rewards."""
 
 import dataclasses
-import importlib
 import math
 
 import pytest
@@ -11,12 +10,12 @@ from tests import letters, oracles
 from tests.conftest import ARCHITECTURES
 from tests.oracles import completions as oracle
 
+from valuegrad import sampler as module
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.errors import RunError, UserError
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.sampler import check_log_probabilities, rollouts
 
-module = importlib.import_module("valuegrad.sampler")
 LEVEL = 1e-4
 MANY = 4000
 
@@ -183,39 +182,39 @@ def test_generation_settings_of_a_checkpoint_change_nothing(architecture):
 @pytest.mark.parametrize("architecture", ["gpt2", "olmo2"])
 def test_deeper_states_go_on_and_are_rewarded_as_a_whole(architecture):
     policy, prompts = case(architecture)
-    rows, begun = [2, 1, 2], [prompts.answers[2][:1], (), prompts.answers[2]]
-    drawn = rollouts(policy, prompts, 500, seed=4, rows=rows, begun=begun)
-    for i, (row, b) in enumerate(zip(rows, begun, strict=True)):
-        assert drawn.prefixes[i] == (*prompts.tokens[row], *b)
+    rows, forks = [2, 1, 2], [prompts.answers[2][:1], (), prompts.answers[2]]
+    drawn = rollouts(policy, prompts, 500, seed=4, rows=rows, forks=forks)
+    for i, (row, fork) in enumerate(zip(rows, forks, strict=True)):
+        assert drawn.prefixes[i] == (*prompts.tokens[row], *fork)
         right = set(prompts.accepted(row))
         for completion, reward, text in zip(
             drawn.completions[i], drawn.rewards[i].tolist(), drawn.texts[i], strict=True
         ):
-            whole = (*b, *completion)
+            whole = (*fork, *completion)
             assert len(whole) <= letters.MAX_TOKENS
             assert reward == float(whole in right)
             assert text == letters.text(t for t in whole if t not in letters.STOPS)
         ids, answer = list(prompts.tokens[row]), prompts.answers[row]
-        value = oracle.value(policy.model, ids, answer, letters.STOPS, t=len(b) + 1).item()
+        value = oracle.value(policy.model, ids, answer, letters.STOPS, t=len(fork) + 1).item()
         assert stats.binomtest(int(drawn.rewards[i].sum()), 500, value).pvalue > LEVEL
     # A stop token alone is not an empty completion where others came before it.
     assert not drawn.empty[2].any()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_deeper_states_of_unequal_room_fit_the_context(architecture):
+def test_deeper_states_of_unequal_limits_fit_the_context(architecture):
     """Together the longest prefix and the highest limit would pass the end of the context."""
     policy = letters.policy(architecture)
     length = policy.context - 4
     prompts = letters.asked(policy, letters.task(("a",), ("abcd" * (length // 4),), max_tokens=4))
-    drawn = rollouts(policy, prompts, 16, seed=0, rows=[0, 0], begun=[(2, 3, 4), ()])
+    drawn = rollouts(policy, prompts, 16, seed=0, rows=[0, 0], forks=[(2, 3, 4), ()])
     assert {len(c) for c in drawn.completions[0]} == {1}
     torch.testing.assert_close(drawn.logp, recomputed(policy, drawn).double(), rtol=0, atol=1e-4)
     (alone,) = rollouts(policy, prompts, 16, seed=0).completions
     assert drawn.completions[1] == alone
 
 
-def test_exact_rewards_are_by_tokens_and_other_rewards_by_text():
+def test_a_function_reads_what_was_drawn():
     policy, prompts = case("llama")
     seen = []
 
@@ -231,12 +230,6 @@ def test_exact_rewards_are_by_tokens_and_other_rewards_by_text():
     assert [p for p, _, _, _ in seen] == [p for p in letters.PROMPTS for _ in range(16)]
     assert [a for _, _, _, a in seen] == [a for a in letters.answers("llama") for _ in range(16)]
     assert drawn.rewards.tolist() == [[len(t) / 4 for t in group] for group in drawn.texts]
-    # The right text without a stop token, or with other tokens of the same text, earns nothing.
-    answer = prompts.answers[0]
-    others = [(*answer, 0), (*answer, 1), answer, (*answer, 0, 0), (*answer, *answer, 0)]
-    texts = [["x"] * len(others)]
-    found = module.rewards_of(prompts, [0], [others], texts)
-    assert found.tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("size", [0, -1])

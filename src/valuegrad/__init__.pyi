@@ -20,6 +20,8 @@ from .credit.bounds import entropy_constant as entropy_constant
 # 1. Empirical costates (Def. 2, Eqs. 14, 15)
 from .credit.cache_recursion import cache_costates as cache_costates
 from .credit.cache_recursion import one_step_costates as one_step_costates
+from .credit.completions import Completions as Completions
+from .credit.completions import completions as completions
 from .credit.costates import Costates as Costates
 from .credit.costates import costates as costates
 from .credit.costates import costates_at as costates_at
@@ -52,12 +54,10 @@ from .impact.held_out import held_out_rewards as held_out_rewards
 from .impact.mixing import mixing as mixing
 from .impact.probe import Probe as Probe
 from .impact.probe import probe as probe
-from .impact.sampled import measure_rollouts as measure_rollouts
 from .impact.score import Score as Score
 from .impact.score import score as score
 from .impact.settings import Sampling as Sampling
 from .impact.signal import Impact as Impact
-from .impact.teacher_forced import measure_exact_answers as measure_exact_answers
 from .impact.vocabulary import measure as measure
 
 # 3. Critic-free methods
@@ -67,8 +67,9 @@ from .methods import advantages as advantages
 from .methods import population_advantages as population_advantages
 from .model.policy import Policy as Policy
 from .model.policy import load_policy as load_policy
-from .prompts import CompletionPrompts as CompletionPrompts
-from .prompts import completion_prompts as completion_prompts
+from .prompts import Prompts as Prompts
+from .prompts import TaskPrompts as TaskPrompts
+from .prompts import tokenise as tokenise
 from .rewards.exact import Exact as Exact
 from .rewards.example import Example as Example
 from .rewards.function import FunctionReward as FunctionReward
@@ -99,5 +100,5 @@ from .theory.trace import TracedToken as TracedToken
 from .theory.trace import trace as trace
 from .theory.verify import verify as verify
 from .training.objective import grpo_objective as grpo_objective
-from .training.one_token import Training as Training
+from .training.run import Training as Training
 from .training.train import train as train

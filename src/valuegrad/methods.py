@@ -1,4 +1,4 @@
-"""The critic-free methods: how each turns rewards into advantages, on samples and on populations.
+"""The critic-free methods (theory §3): advantages from rewards, of samples and of populations.
 
 N prompts · G actions in a group
 """
@@ -125,6 +125,6 @@ def population_advantages(
 
 
 def check_method(method: str) -> None:
-    """Refuse a method that is none of `METHODS`, with a message that lists them."""
+    """Refuse what is none of `METHODS`."""
     if method not in METHODS:
         raise UserError("method", repr(method), f"one of {', '.join(METHODS)}", "choose one")

@@ -1,101 +1,242 @@
-"""Prompts whose completions have any length, as a policy reads them: tokens, answers, stop tokens.
+"""A task as a policy reads it: tokens, answers and stop tokens, tokenised once, with its kind.
 
-N prompts
+The kind is decided here and nowhere else: completions of one token are measured over the
+vocabulary, exact rewards of longer ones by teacher forcing (identity F), everything else from
+rollouts.
+
+N prompts · B of them · V vocabulary
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
-from valuegrad.one_token_prompts import tokenised
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.tasks.task import MAX_TOKENS, Reward, Task
 
+Kind = Literal["one token", "exact", "sampled"]
+Tokens = tuple[int, ...]
+
 
 @dataclass(frozen=True, eq=False)
-class CompletionPrompts:
-    """Tokenised prompts and what ends and rewards a completion; made by `completion_prompts`.
+class Prompts:
+    """The prompts of one split as a policy reads them; made by `tokenise`.
 
     Attributes:
+        kind: what its completions are measured by: ``"one token"``, the whole vocabulary;
+            ``"exact"``, teacher forcing; ``"sampled"``, rollouts.
         examples: the prompts as text.
         tokens: token ids of each prompt.
-        answers: the answer's token ids of each prompt, without a stop token; of rewards other than
-            ``exact`` they are not compared with anything and left empty.
-        stops: ids of the tokens that end a completion.
+        answers: token ids of each answer, without a stop token; empty where the reward compares
+            texts and completions may be longer than a token.
+        stops: ids of the tokens that end a completion; none where it is one token.
         max_tokens: the most tokens of a completion, its stop token included.
         reward: of a completion.
     """
 
+    kind: Kind
     examples: tuple[Example, ...]
-    tokens: tuple[tuple[int, ...], ...]
-    answers: tuple[tuple[int, ...], ...]
-    stops: tuple[int, ...]
+    tokens: tuple[Tokens, ...]
+    answers: tuple[Tokens, ...]
+    stops: Tokens
     max_tokens: int
     reward: Reward
+    _tables: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def exact(self) -> bool:
-        """Whether one completion a prompt earns 1 and every other one 0."""
+        """Whether the answer alone earns 1 and every other completion 0."""
         return isinstance(self.reward, Exact)
 
-    def accepted(self, row: int) -> list[tuple[int, ...]]:
-        """The completions of a prompt that earn 1 where the reward is exact.
+    @property
+    def first_answers(self) -> Tensor:
+        """The first token of each answer."""
+        return torch.tensor([answer[0] for answer in self.answers])
 
-        The answer and then a stop token; without stop tokens the answer alone.
-        """
+    def accepted(self, row: int) -> list[Tokens]:
+        """The completions of a prompt that earn 1 where the reward is exact."""
         return [(*self.answers[row], stop) for stop in self.stops] or [self.answers[row]]
 
+    def some(self, rows: Sequence[int]) -> Prompts:
+        """Some of the prompts, in the order of ``rows``."""
+        return replace(
+            self,
+            examples=tuple(self.examples[row] for row in rows),
+            tokens=tuple(self.tokens[row] for row in rows),
+            answers=tuple(self.answers[row] for row in rows),
+        )
 
-def completion_prompts(
-    policy: Policy, task: Task, examples: Sequence[Example]
-) -> CompletionPrompts:
-    """Tokenise prompts of a task, and find what ends a completion.
+    def reward_table(self, policy: Policy, rows: Sequence[int]) -> Float[Tensor, "B V"]:
+        """The reward of every token of the vocabulary as the completion, in float64."""
+        vocabulary = policy.head.shape[0]
+        if self.exact:
+            right = torch.tensor([self.answers[row][0] for row in rows], device=policy.device)
+            table = policy.head.new_zeros(len(rows), vocabulary, dtype=torch.float64)
+            return table.scatter_(1, right[:, None], 1.0)
+        for row in rows:
+            if row not in self._tables:
+                every = [(token,) for token in range(vocabulary)]
+                self._tables[row] = self.rewards_of(policy, [row], [every])[0]
+        return torch.stack([self._tables[row] for row in rows]).to(policy.device)
+
+    def rewards_of(
+        self,
+        policy: Policy,
+        rows: Sequence[int],
+        completions: Sequence[Sequence[Tokens]],
+        texts: Sequence[Sequence[str]] | None = None,
+    ) -> Float[Tensor, "B G"]:
+        """The rewards of groups of completions, stop tokens included, in float64.
+
+        ``rows`` says of each group which prompt it completes. An exact reward compares tokens, for
+        another spelling of the same text is another completion; a function reads texts.
+        """
+        if isinstance(self.reward, Exact):
+            right = [set(self.accepted(row)) for row in rows]
+            hits = [[c in r for c in group] for r, group in zip(right, completions, strict=True)]
+            return torch.tensor(hits).double()
+        repeated = [self.examples[r] for r, g in zip(rows, completions, strict=True) for _ in g]
+        flat = [tokens for group in completions for tokens in group]
+        read = [text for group in texts or () for text in group]
+        values = self.reward(repeated, read or [self.text(policy, t) for t in flat], flat)
+        return torch.tensor(values, dtype=torch.float64).view(len(rows), -1)
+
+    def text(self, policy: Policy, tokens: Sequence[int]) -> str:
+        """A completion as a reward reads it: without its stop token."""
+        kept = tokens[:-1] if tokens[-1] in self.stops else tokens
+        # Rows that only pad the output head to a round size stand for no text.
+        known = [token for token in kept if token < len(policy.tokenizer)]
+        return str(policy.tokenizer.decode(known, skip_special_tokens=True)) if known else ""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskPrompts:
+    """Both splits of a task as a policy reads them; made by `tokenise`.
+
+    Attributes:
+        train: what RL draws from, and the probe step's update.
+        evaluation: the held-out prompts that are measured.
+    """
+
+    train: Prompts
+    evaluation: Prompts
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of both splits."""
+        return self.evaluation.kind
+
+
+def tokenise(policy: Policy, task: Task) -> TaskPrompts:
+    """Tokenise a task once, and decide what measures it.
+
+    Completions are one token, without a stop token, where every answer is one token, the reward is
+    exact or a function of the user's, and the task sets neither a limit nor a stop of its own; or
+    where its limit is one token.
 
     Args:
         policy: whose tokenizer, stop tokens and context apply.
-        task: whose reward and limits apply.
-        examples: its training or held-out prompts.
+        task: the task.
 
     Returns:
-        The tokenised prompts. A task with `one_token` answers has no stop tokens and completions of
-        one token.
+        The training and the held-out prompts.
 
     Raises:
-        UserError: no prompts; a prompt that leaves no room for a completion in the context; with an
-            exact reward an answer that changes its prompt's tokens or is longer than a completion
-            may be; a stop text of several tokens; a model without stop tokens.
+        UserError: no prompts; an answer that changes its prompt's tokens, where answers are
+            compared; a prompt that leaves no room for a completion in the context; an answer longer
+            than a completion may be; a stop text of several tokens; a model without stop tokens.
+
+    Example:
+        ``tokenise(load_policy("runs/step100"), arithmetic()).kind``  # "exact"
     """
-    exact, single = isinstance(task.reward, Exact), one_token(policy, task)
-    if exact:
-        pairs = tokenised(policy, examples)
-        tokens, answers = (tuple(column) for column in zip(*pairs, strict=True))
-    else:
-        tokens = tuple(map(tuple, policy.tokenizer([e.prompt for e in examples])["input_ids"]))
-        answers = ((),) * len(tokens)
+    splits = (task.train, task.evaluation)
+    if not all(splits):
+        raise UserError("task", "no prompts", "at least one in each split", "add prompts")
+    examples = [example for split in splits for example in split]
+    tokens = _encoded(policy, [e.prompt for e in examples])
+    exact = isinstance(task.reward, Exact)
+    own = isinstance(task.reward, Exact) or ":" in task.reward.name
+    undecided = task.max_tokens is None and task.stop is None and own
+    wholes: list[Tokens] = []
+    if exact or undecided or task.max_tokens == 1:
+        wholes = _encoded(policy, [e.prompt + e.answer for e in examples])
+    single = task.max_tokens == 1 or (
+        # Answers that merge with their prompts are refused below, by name, whatever their length.
+        undecided and all(len(w) - len(p) <= 1 for p, w in zip(tokens, wholes, strict=True))
+    )
+    answers: list[Tokens] = [()] * len(tokens)
+    if exact or single:
+        wanted = "exactly one token" if single else "one token or more"
+        for example, prompt, whole in zip(examples, tokens, wholes, strict=True):
+            count = len(whole) - len(prompt)
+            fits = count == 1 if single else count >= 1
+            if not prompt or whole[: len(prompt)] != prompt or not fits:
+                raise _unfit(policy, example, prompt, whole, wanted)
+        answers = [whole[len(p) :] for p, whole in zip(tokens, wholes, strict=True)]
     stops = () if single else stop_tokens(policy, task)
     longest = max(map(len, answers)) + bool(stops)
     limit = 1 if single else task.max_tokens or (longest if exact else MAX_TOKENS)
-    if exact and longest > limit:
-        raise UserError(
-            "max_tokens",
-            str(limit),
-            f"at least {longest}, the longest answer and its stop token",
-            "raise it, or leave it out",
+    _check_lengths(policy, examples, tokens, limit, longest if exact else 0)
+    kind: Kind = "one token" if single else "exact" if exact else "sampled"
+    cut = len(task.train)
+    train, evaluation = (
+        Prompts(
+            kind,
+            tuple(examples[part]),
+            tuple(tokens[part]),
+            tuple(answers[part]),
+            stops,
+            limit,
+            task.reward,
         )
+        for part in (slice(None, cut), slice(cut, None))
+    )
+    return TaskPrompts(train, evaluation)
+
+
+def stop_tokens(policy: Policy, task: Task) -> Tokens:
+    """The tokens that end a completion: the model's, the tokenizer's and the task's."""
+    found = list(policy.stop_tokens)
+    if task.stop:
+        ids = policy.tokenizer(task.stop, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            got, wanted = f"{task.stop!r}, {len(ids)} tokens of this model", "a text of one token"
+            fix = r"use a line break ('\n'), or leave it out for the model's own stop token"
+            raise UserError("stop", got, wanted, fix)
+        found += ids
+    if not found:
+        got = "a model and tokenizer without a stop token"
+        fix = r"pass '\n' as `stop`"
+        raise UserError(policy.checkpoint.name, got, "an eos token, or `stop`", fix)
+    return tuple(dict.fromkeys(found))
+
+
+def _encoded(policy: Policy, texts: list[str]) -> list[Tokens]:
+    return [tuple(ids) for ids in policy.tokenizer(texts)["input_ids"]]
+
+
+def _check_lengths(
+    policy: Policy, examples: Sequence[Example], tokens: Sequence[Tokens], limit: int, longest: int
+) -> None:
+    if longest > limit:
+        wanted = f"at least {longest}, the longest answer and its stop token"
+        raise UserError("max_tokens", str(limit), wanted, "raise it, or leave it out")
     if limit >= policy.context:
-        raise UserError(
-            "max_tokens",
-            str(limit),
-            f"below {policy.context}, this model's context",
-            f"pass --max-tokens {max(1, policy.context // 2)} or less",
-        )
+        fix = f"pass {max(1, policy.context // 2)} or less as `max_tokens`"
+        wanted = f"below {policy.context}, this model's context"
+        raise UserError("max_tokens", str(limit), wanted, fix)
     for example, prompt in zip(examples, tokens, strict=True):
         if not prompt or len(prompt) + limit > policy.context:
             raise UserError(
@@ -103,51 +244,19 @@ def completion_prompts(
                 f"{len(prompt)} tokens",
                 f"1 to {policy.context - limit}, which leaves room for {limit} more in a context "
                 f"of {policy.context}",
-                "shorten the prompt, or lower --max-tokens",
+                "shorten the prompt, or lower `max_tokens`",
             )
-    return CompletionPrompts(tuple(examples), tokens, answers, stops, limit, task.reward)
 
 
-def one_token(policy: Policy, task: Task) -> bool:
-    """Whether a task is measured over the vocabulary: completions of one token, no stop token.
-
-    So it is where every answer is one token, the reward is exact or a function of the user's, and
-    the task sets no limit and no stop of its own; or where its limit is one token.
-    """
-    if task.max_tokens is not None or task.stop is not None:
-        return task.max_tokens == 1
-    if not isinstance(task.reward, Exact) and ":" not in task.reward.name:
-        return False
-    examples = [*task.train, *task.evaluation]
-    prompts = policy.tokenizer([e.prompt for e in examples])["input_ids"]
-    wholes = policy.tokenizer([e.prompt + e.answer for e in examples])["input_ids"]
-    # Answers that merge with their prompts are refused later, by name, whatever their length.
-    return all(len(whole) - len(prompt) <= 1 for prompt, whole in zip(prompts, wholes, strict=True))
-
-
-def stop_tokens(policy: Policy, task: Task) -> tuple[int, ...]:
-    """The tokens that end a completion: the model's, the tokenizer's and the task's.
-
-    Raises:
-        UserError: there are none, or the task's stop is not one token.
-    """
-    found = list(policy.stop_tokens)
-    if task.stop:
-        ids = policy.tokenizer(task.stop, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise UserError(
-                "stop",
-                f"{task.stop!r}, {len(ids)} tokens of this model",
-                "a text of one token",
-                r"use a line break ('\n'), or leave it out for the model's own stop token",
-            )
-        found += ids
-    stops = tuple(dict.fromkeys(found))
-    if not stops:
-        raise UserError(
-            policy.checkpoint.name,
-            "a model and tokenizer without a stop token",
-            "an eos token, or --stop",
-            r"pass --stop '\n'",
-        )
-    return stops
+def _unfit(
+    policy: Policy, example: Example, prompt: Tokens, whole: Tokens, wanted: str
+) -> UserError:
+    pairs = zip(prompt, whole, strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prompt), len(whole)))
+    return UserError(
+        f"answer {example.answer!r}",
+        f"the tokens {policy.tokenizer.convert_ids_to_tokens(list(whole[same:]))} after the prompt "
+        f"{example.prompt[-40:]!r}",
+        f"{wanted} that leaves the prompt's own tokens as they are",
+        "change the answer, or end the prompt where a token ends",
+    )

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import Costates, costates_at
 from valuegrad.credit.squared_norm import inner_product
 from valuegrad.errors import UserError, check_positive
-from valuegrad.impact.sampled import LEAST, sampled_headrooms
+from valuegrad.impact.sampled import LEAST, binary_rewards, sampled_headrooms
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
 
@@ -161,7 +160,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
     def _measure(self, batch: dict[str, Any], since: int | None) -> dict[str, float]:
         groups = _Groups(self._trainer, batch)
         found = {
-            "headroom": _headroom(groups.whole.numpy(), self.alpha),
+            "headroom": _headroom(groups.whole, self.alpha),
             "zero_spread_groups": float((groups.whole.amax(1) == groups.whole.amin(1)).sum()),
         }
         then, self._weights = self._weights, _copied(self._trainer.model)
@@ -240,11 +239,10 @@ class _Groups:
         ), own
 
 
-def _headroom(rewards: np.ndarray, alpha: float) -> float:
+def _headroom(rewards: Float[Tensor, "N G"], alpha: float) -> float:
     if not len(rewards):
         return math.nan
-    binary = bool(np.isin(rewards, (0.0, 1.0)).all())
-    return float(sampled_headrooms(rewards, alpha, binary).mean())
+    return float(sampled_headrooms(rewards, alpha, binary_rewards(rewards)).mean())
 
 
 def _transport_share(costates: Costates, credited: Bool[Tensor, " B"]) -> float:

@@ -12,8 +12,6 @@ from valuegrad.credit import costates as costates_module
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates, costates_at
 from valuegrad.errors import UserError
-from valuegrad.model.attention import own_position_attention
-from valuegrad.model.policy import final_states
 
 SEQUENCES = ([5, 9, 33, 7, 41, 260], [3, 8, 17, 200], [90, 5, 6, 7, 8, 9, 10, 11, 12], [4, 5])
 PROMPTS = (2, 3, 4, 1)
@@ -109,19 +107,6 @@ def test_final_is_its_closed_form(policy, found, architecture):
         assert (result.total[row, t] - expected).norm() <= 1e-10 * expected.norm()
         assert float(result.logp[row, t]) == pytest.approx(float(p[action].log()), abs=1e-10)
         assert float(result.transport_share[row, t]) == 0
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_own_position_attention_leaves_the_values_as_they_are(policy, architecture, dtype):
-    chosen, rows = policy(architecture, dtype), [list(row) for row in SEQUENCES]
-    with torch.no_grad():
-        before = final_states(chosen, rows)
-        with own_position_attention(chosen):
-            inside = final_states(chosen, rows)
-        after = final_states(chosen, rows)
-    assert torch.equal(before, after)
-    assert torch.allclose(before, inside, rtol=0, atol=1e-14 if dtype == "float64" else 2e-6)
 
 
 def padded(side):

@@ -1,21 +1,23 @@
-"""The value gradient by independent routes, and the arithmetic that it rests on."""
-
-import copy
+"""The value gradient by independent routes."""
 
 import pytest
 import torch
-import transformers
 from tests import oracles
-from tests.conftest import ARCHITECTURES, SITES
-from torch import nn
+from tests.conftest import ARCHITECTURES, REWARDS, SITES
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.credit.value_gradient import prompt_states, value_gradient
+from valuegrad.credit.value_gradient import (
+    final_value_gradient,
+    indicator_value_gradient,
+    site_jacobian,
+    value_gradient,
+)
 from valuegrad.errors import UserError
-from valuegrad.model.policy import final_states, logits
-from valuegrad.model.precision import use_true_float64
-from valuegrad.one_token_prompts import one_token_prompts
+from valuegrad.model import batches as batches_module
+from valuegrad.prompts import tokenise
+from valuegrad.rewards.example import Example
+from valuegrad.tasks.task import Task
 
 
 def relative_error(found, expected):
@@ -43,6 +45,7 @@ def test_closed_form_equals_the_backward_pass(
     ids, _, rs, _ = enumeration(architecture, reward)
     model = policy(architecture).model
     found = value_gradient(policy(architecture), task(architecture, reward), site)
+    assert not found.requires_grad
     for row, (prompt, r) in enumerate(zip(ids, rs, strict=True)):
         expected = oracles.value_gradient_autograd(model, prompt, r, site)
         assert relative_error(found[row], expected) < 1e-9
@@ -65,83 +68,49 @@ def test_forward_mode_and_central_differences_agree(policy, task, enumeration, a
     assert relative_error(found[0], differences) < 1e-7
 
 
-@pytest.mark.parametrize("architecture", ["olmo2", "llama", "qwen3"])
-def test_float64_of_transformers_alone_is_not_enough(
-    policy, checkpoint, task, enumeration, architecture
-):
-    """Their RMSNorm rounds to float32: differences of such a model miss by far more than ours."""
-    plain = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint(architecture), dtype=torch.float64
-    ).eval()
-    ids, _, rs, _ = enumeration(architecture, "graded")
-    found = value_gradient(policy(architecture), task(architecture, "graded"), 0)
-    true, rounded = (
-        relative_error(oracles.value_gradient_differences(model, ids[0], rs[0], 0), found[0])
-        for model in (policy(architecture).model, plain)
-    )
-    assert true < 1e-7
-    assert rounded > 1e-5
+@pytest.mark.parametrize("site", [0, "final"])
+def test_batches_and_the_order_of_prompts_do_not_matter(policy, task, monkeypatch, site):
+    chosen = policy("gpt2")
+    prompts = tokenise(chosen, task("gpt2", "graded")).evaluation
+    whole = value_gradient(chosen, prompts, site)
+    order = [3, 0, 1, 4, 2]
+    monkeypatch.setattr(batches_module, "BATCH_TOKENS", 4)
+    monkeypatch.setattr(batches_module, "HEAD_ELEMENTS", 1)
+    pieces = value_gradient(chosen, prompts.some(order), site)
+    torch.testing.assert_close(pieces, whole[order], rtol=1e-10, atol=1e-14)
 
 
-class Narrowing(nn.Module):
-    """Asks for float32 in each of the ways that transformers does."""
-
-    def forward(self, x):
-        return (
-            x.float(),
-            x.to(torch.float32),
-            x.softmax(-1, dtype=torch.float32),
-            torch.zeros(2, dtype=torch.float32),
-        )
-
-
-def test_every_request_for_float32_gets_float64_inside_the_model_alone():
-    model = Narrowing()
-    use_true_float64(model)
-    x = torch.full((2,), 1 / 3, dtype=torch.float64)
-    for module in (model, copy.deepcopy(model)):
-        answers = module(x)
-        assert {answer.dtype for answer in answers} == {torch.float64}
-        assert torch.equal(answers[0], x)
-    with pytest.raises(TypeError):
-        model(None, None)
-    assert x.float().dtype == torch.float32
+def test_an_answer_s_own_formula_is_the_sum_over_the_vocabulary():
+    generator = torch.Generator().manual_seed(0)
+    head = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+    p = torch.rand(3, 7, generator=generator, dtype=torch.float64).softmax(1)
+    answers = torch.tensor([2, 0, 6])
+    rewards = torch.eye(7, dtype=torch.float64)[answers]
+    found = indicator_value_gradient(head, p, answers, p @ head)
+    expected = final_value_gradient(head, p, rewards)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_float64_reaches_every_way_into_the_model(policy, enumeration, architecture):
-    """The final state and the head alone give the digits of the whole model."""
-    ids, ps, _, _ = enumeration(architecture)
-    reference = policy(architecture)
-    for prompt, p in zip(ids, ps, strict=True):
-        states = final_states(reference, [prompt])
-        torch.testing.assert_close(
-            logits(reference, states)[0].softmax(0), p, rtol=1e-12, atol=1e-15
-        )
+def test_the_jacobian_carries_gradients_down(policy, task):
+    chosen = policy("olmo2")
+    prompts = tokenise(chosen, task("olmo2", "graded")).evaluation
+    lower, final = (value_gradient(chosen, prompts, site)[1] for site in (0, "final"))
+    jacobian = site_jacobian(chosen, [prompts.tokens[1]], 0)[0]
+    torch.testing.assert_close(jacobian.mT @ final, lower, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_float32_is_left_to_transformers_bit_for_bit(policy, checkpoint, enumeration, architecture):
-    plain = transformers.AutoModelForCausalLM.from_pretrained(
-        checkpoint(architecture), dtype=torch.float32
-    ).eval()
-    ids, _, _, _ = enumeration(architecture)
-    for prompt in ids:
-        tokens = torch.tensor([prompt])
-        with torch.no_grad():
-            expected = plain(tokens, use_cache=False).logits
-            assert torch.equal(policy(architecture, "float32").model(tokens).logits, expected)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_padding_and_batches_change_no_state(policy, task, architecture):
-    chosen = task(architecture)
-    prompts = one_token_prompts(policy(architecture), chosen.evaluation, chosen.reward)
-    together = prompt_states(policy(architecture), prompts)
-    for row, tokens in enumerate(prompts.tokens):
-        alone = final_states(policy(architecture), [tokens])[0]
-        torch.testing.assert_close(together[row], alone, rtol=1e-12, atol=1e-12)
-    assert not together.requires_grad
+@pytest.mark.parametrize(
+    ("answers", "reward", "got"),
+    [
+        (("a", "bz"), "exact", "answers of several tokens"),
+        (("a", "bz"), "graded", "completions of any length"),
+    ],
+)
+def test_refuses_answers_that_are_not_one_token(policy, answers, reward, got):
+    examples = tuple(Example("x = ", answer, {"bonus": 1.0}) for answer in answers)
+    task = Task("t", examples[:1], examples[1:], REWARDS[reward], max_tokens=4)
+    with pytest.raises(UserError, match=rf"task: got {got}; wanted answers of one token"):
+        value_gradient(policy("gpt2"), task)
 
 
 @pytest.mark.parametrize("site", [2, -1, "norm"])

@@ -1,24 +1,22 @@
 """The probe step against an explicit first step of Adam on the enumerated objective."""
 
 import dataclasses
-import importlib
 
-import numpy as np
 import pytest
 import torch
-from tests import oracles
+from tests import letters, oracles
 from tests.conftest import ARCHITECTURES
 
-from valuegrad.budget import Budget
 from valuegrad.errors import UserError
-from valuegrad.impact.probe import probe, update_examples
-from valuegrad.impact.score import score
-from valuegrad.impact.vocabulary import measure
+from valuegrad.impact import vocabulary
+from valuegrad.impact.estimator import Estimator, Measured
+from valuegrad.impact.probe import move, probe
+from valuegrad.impact.settings import Sampling
+from valuegrad.impact.update import Update
+from valuegrad.model import batches as batches_module
 from valuegrad.rewards.function import FunctionReward
-from valuegrad.tasks.arithmetic import arithmetic
 
 DISTANCES = (1e-3, 3e-2)
-probe_module = importlib.import_module("valuegrad.impact.probe")
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def assert_equals_oracle(policy, task, enumeration, training):
             chosen,
             method=method,
             distances=DISTANCES,
-            prompts=len(chosen.train),
+            sampling=Sampling(probe_prompts=len(chosen.train)),
         )
         before = [float(p @ r) for p, r in zip(ps, rs, strict=True)]
         outcomes = [
@@ -68,7 +66,7 @@ def assert_same(found, before, outcomes, rtol):
     torch.testing.assert_close(found.reward_before, before, rtol=rtol, atol=1e-12)
     for row, (after, norm) in enumerate(outcomes):
         expected = torch.tensor(after, dtype=torch.float64) - before
-        change = found.reward_after[row] - found.reward_before
+        change = found.change[row]
         torch.testing.assert_close(change.mean(), expected.mean(), rtol=rtol, atol=0)
         torch.testing.assert_close(change, expected, rtol=10 * rtol, atol=rtol * 1e-3)
         assert found.gradient_norm == pytest.approx(norm, rel=rtol)
@@ -101,10 +99,9 @@ def test_the_change_is_the_slope_of_the_reward_for_short_moves(policy, task, enu
         )
     )
     count = len(task("llama").train)
-    found = probe(
-        policy("llama"), task("llama"), method="grpo", distances=[1e-8, 2e-8], prompts=count
-    )
-    near, far = (found.reward_after - found.reward_before).mean(1).tolist()
+    sampling = Sampling(probe_prompts=count)
+    found = probe(policy("llama"), task("llama"), distances=[1e-8, 2e-8], sampling=sampling)
+    near, far = found.change.mean(1).tolist()
     assert near == pytest.approx(1e-8 * slope, rel=1e-4)
     assert far == pytest.approx(2e-8 * slope, rel=1e-4)
 
@@ -117,15 +114,15 @@ def test_leaves_the_policy_as_it_was(guarded, task, method):
 @pytest.mark.parametrize("failing_call", [1, 2, 3])
 def test_leaves_the_policy_as_it_was_when_it_fails(guarded, task, monkeypatch, failing_call):
     calls = []
-    real = probe_module.expected_rewards
+    real = vocabulary.rewards
 
-    def expected_rewards(*arguments):
+    def rewards(*arguments):
         calls.append(1)
         if len(calls) == failing_call:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(probe_module, "expected_rewards", expected_rewards)
+    monkeypatch.setattr(vocabulary, "rewards", rewards)
     with pytest.raises(KeyboardInterrupt):
         probe(guarded, task("gpt2"), distances=[1e-2, 1e-1, 1.0])
 
@@ -160,7 +157,7 @@ def test_equal_rewards_move_nothing(policy, task, method):
 @pytest.mark.parametrize("method", ["grpo", "ppo"])
 def test_batches_do_not_matter(policy, task, monkeypatch, method):
     whole = probe(policy("olmo2"), task("olmo2"), method=method, distances=[1e-2])
-    monkeypatch.setattr(probe_module, "FORWARD_TOKENS", 1)
+    monkeypatch.setattr(batches_module, "BATCH_TOKENS", 1)
     pieces = probe(policy("olmo2"), task("olmo2"), method=method, distances=[1e-2])
     torch.testing.assert_close(pieces.reward_after, whole.reward_after, rtol=1e-9, atol=1e-12)
     assert pieces.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-10)
@@ -170,44 +167,68 @@ def test_batches_do_not_matter(policy, task, monkeypatch, method):
 def test_half_precision_is_refused_or_right(policy, task, architecture):
     """A short move is less than a step between two bfloat16 numbers: it must not vanish unseen."""
     exact = probe(policy(architecture), task(architecture), distances=[1e-4])
-    true = exact.reward_after[0] - exact.reward_before
+    true = exact.change[0]
     refusal = change = None
     try:
         found = probe(policy(architecture, "bfloat16"), task(architecture), distances=[1e-4])
-        change = float((found.reward_after[0] - found.reward_before).mean())
+        change = float(found.change[0].mean())
     except UserError as error:
         refusal = error.argument
     assert refusal == "dtype" or change == pytest.approx(float(true.mean()), rel=0.2)
 
 
-@pytest.mark.parametrize("method", ["grpo", "ppo"])
-def test_the_score_puts_measurements_and_probe_together(policy, task, method):
-    budget = Budget(method=method, learning_rate=1e-3, updates=(4, 8), group_size=5)
-    found = score(policy("gpt2"), task("gpt2"), budget=budget, site=0, alpha=2.0)
-    impact = measure(policy("gpt2"), task("gpt2"), site=0, alpha=2.0, group_size=5)[method]
-    assert {name: getattr(found, name) for name in impact.means} == impact.means
-    assert found.standard_errors.items() >= impact.standard_errors.items()
-    # The mean budget is 6 updates, and learning rates add up to half of them on the way there.
-    probed = probe(policy("gpt2"), task("gpt2"), method=method, distances=[3e-3])
-    change = probed.reward_after[0] - probed.reward_before
-    assert found.probe_step == pytest.approx(float(change.mean()), rel=1e-12)
-    assert found.gradient_norm == pytest.approx(probed.gradient_norm, rel=1e-12)
-    error = oracles.jackknife(lambda kept: float(change[kept].mean()), len(change))
-    assert found.standard_errors["probe_step"] == pytest.approx(error, rel=1e-9)
-    assert found.n_prompts == len(found.rows["probe_step"]) == len(change)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_move_of_several_steps_forms_its_update_anew_after_each(steps):
+    """On a quadratic V(θ) = −(θ − 1)²/2 the gradient is 1 − θ, and Adam's step its sign."""
+    theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    places, asked = [], []
+
+    def value():
+        places.append(theta.detach().item())
+        return -((theta.detach() - 1) ** 2) / 2
+
+    def update(step):
+        asked.append((step, theta.detach().item()))
+        return Update([theta], [1 - theta.detach()], 7.0)
+
+    way = Estimator("sampled", lambda: Measured({}), value, update, steps, 1)
+    found = move(way, value(), [0.3, 2.4])
+    assert (found.distances, found.gradient_norm) == ((0.3, 2.4), 7.0)
+    far = {1: 2.4, 3: 0.8}[steps]
+    assert places == pytest.approx([0.0, 0.3, far], abs=1e-7)
+    once = [(0, 0.0)]
+    expected = {1: once, 3: [*once, (1, 0.1), (2, 0.2), (1, 0.8), (2, 1.6)]}[steps]
+    assert [step for step, _ in asked] == [step for step, _ in expected]
+    assert [at for _, at in asked] == pytest.approx([at for _, at in expected], abs=1e-7)
+    assert theta.detach().item() == 0.0
+    before = torch.tensor([-0.5], dtype=torch.float64)
+    torch.testing.assert_close(found.reward_before, before)
+    torch.testing.assert_close(found.change, found.reward_after - before)
 
 
-def test_training_prompts_are_drawn_evenly_and_the_same_ones_every_time():
-    task = arithmetic(prompts=41, train_prompts=400)
-    places = [task.train.index(example) for example in update_examples(task)]
-    assert len(places) == len(set(places)) == 21
-    assert update_examples(task) == update_examples(task)
-    assert update_examples(task, 30)[:21] == update_examples(task)
-    assert sorted(update_examples(task, 1000), key=task.train.index) == list(task.train)
-    # A file may be sorted: the mean place is that of an even draw, 200 to 4 standard errors.
-    assert abs(np.mean(places) - 200) < 4 * 400 / 12**0.5 / 21**0.5
-    with pytest.raises(UserError, match="prompts: got 0"):
-        update_examples(task, 0)
+def test_every_kind_of_task_has_a_probe():
+    """Longer answers go in several steps by default, and sampling is told how many rollouts."""
+    policy = letters.policy("llama", scale=0.35)
+    exact = letters.task(letters.answers("llama", scale=0.35))
+    length = FunctionReward("tests:f", lambda completions, **_: [len(c) / 3 for c in completions])
+    graded = dataclasses.replace(exact, reward=length)
+    plain = Sampling(rollouts=8)
+    for task in (exact, graded):
+        found = probe(policy, task, distances=[1e-3, 1e-2], sampling=plain)
+        assert found.reward_after.shape == (2, 3)
+        assert (found.change != 0).any()
+        alone = probe(policy, task, distances=[1e-2], sampling=plain)
+        assert torch.equal(alone.change[0], found.change[1])
+        four = dataclasses.replace(plain, probe_steps=4)
+        assert torch.equal(
+            probe(policy, task, distances=[1e-2], sampling=four).change[0], alone.change[0]
+        )
+        one = dataclasses.replace(plain, probe_steps=1)
+        straight = probe(policy, task, distances=[1e-2], sampling=one)
+        assert not torch.equal(straight.change[0], alone.change[0])
+    eight = probe(policy, graded, distances=[1e-2], sampling=plain).reward_before
+    # Means of 8 rewards of a third each.
+    torch.testing.assert_close(24 * eight, (24 * eight).round(), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("distances", [[], [0.0], [1e-3, -1e-3], [float("inf")], [float("nan")]])

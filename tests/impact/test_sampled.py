@@ -13,9 +13,8 @@ from tests.oracles import completions as oracle
 
 from valuegrad.errors import UserError
 from valuegrad.impact import sampled as module
-from valuegrad.impact.costate_error import costate_error
-from valuegrad.impact.sampled import half_sample_corrected, measure_rollouts, state_columns
-from valuegrad.impact.teacher_forced import measure_exact_answers
+from valuegrad.impact import teacher_forced
+from valuegrad.impact.sampled import half_sample_corrected, measure, rewards, state_signals
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.sampler import Rollouts, rollouts
 
@@ -39,11 +38,9 @@ def case(architecture, scale, max_tokens, stop):
 def replications(checkpoint, site, count=8):
     """Of the same prompts: the closed form, and measurements of independent groups of 32."""
     policy, prompts = case(*checkpoint)
-    exact = measure_exact_answers(policy, prompts, site=site, group_size=GROUP)
+    exact = teacher_forced.measure(policy, prompts, site=site, group_size=GROUP)
     runs = [
-        measure_rollouts(
-            policy, rollouts(policy, prompts, N, seed=seed), site=site, group_size=GROUP
-        )[0]
+        measure(policy, rollouts(policy, prompts, N, seed=seed), site=site, group_size=GROUP)[0]
         for seed in range(count)
     ]
     return exact, runs
@@ -53,22 +50,21 @@ def replications(checkpoint, site, count=8):
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_estimates_are_within_4_standard_errors_of_the_closed_form(checkpoint, site):
     exact, runs = replications(checkpoint, site)
-    p = exact["grpo"].rows["reward"]
+    p = exact["grpo"].rows.reward
     assert len(p) >= 40
     assert np.quantile(p, 0.9) > 0.1
     for method in oracles.METHODS:
         found = runs[0][method]
-        assert found.means.keys() == exact[method].means.keys()
-        for name, truth in exact[method].means.items():
+        for name, truth in vars(exact[method].means).items():
             if math.isnan(truth):
                 assert site != "final"
                 assert name in ("lambda_sample", "p_gap")
                 continue
-            error = found.standard_errors[name]
+            error = getattr(found.standard_errors, name)
             limit = 4 * error if error > 0 else 1e-12
-            assert abs(found.means[name] - truth) < limit, (method, name)
-        entropy = exact[method].means["entropy"]
-        assert found.means["entropy"] == pytest.approx(entropy, rel=1e-9)
+            assert abs(getattr(found.means, name) - truth) < limit, (method, name)
+        entropy = exact[method].means.entropy
+        assert found.means.entropy == pytest.approx(entropy, rel=1e-9)
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
@@ -88,9 +84,9 @@ def test_means_over_replications_are_right(checkpoint):
     )
     for method in oracles.METHODS:
         for name in names:
-            truth = exact[method].rows[name].mean()
-            values = np.stack([run[method].rows[name] for run in runs])
-            error = math.sqrt((values.var(0, ddof=1) / len(values)).sum()) / values.shape[1]
+            truth = float(getattr(exact[method].rows, name).mean())
+            values = torch.stack([getattr(run[method].rows, name) for run in runs])
+            error = math.sqrt((values.var(0) / len(values)).sum()) / values.shape[1]
             unbiased = name in names[:5] or (name == "alignment" and method != "grpo")
             slack = 1e-9 if unbiased else 0.1
             limit = 4 * error + slack * abs(truth) + 1e-12
@@ -110,7 +106,7 @@ def test_rewards_of_several_values_against_enumeration(reward):
     ps, scores = [log_p.exp() for log_p, _ in found], [s["final"] for _, s in found]
     rs = [torch.tensor([worth(t) for t in texts]).double()] * 3
     drawn = letters.regrouped(rollouts(policy, base, 60 * N, seed=8), N)
-    impacts, _ = measure_rollouts(policy, drawn, group_size=GROUP, alpha=2.0)
+    impacts, _ = measure(policy, drawn, group_size=GROUP, alpha=2.0)
     for method, impact in impacts.items():
         expected = oracles.measurements(ps, rs, scores, method, alpha=2.0, group_size=GROUP)
         rows = {"reward_before": "reward", "zero_spread_groups": "zero_spread"}
@@ -118,14 +114,14 @@ def test_rewards_of_several_values_against_enumeration(reward):
             if name.startswith("p_") or name in ("headroom_pooled", "entropy", "pass_at_k"):
                 continue
             truth = truth / 3 if name == "zero_spread_groups" else truth
-            values = impact.rows[rows.get(name, name)].reshape(3, 60)
-            error = math.sqrt((values.var(1, ddof=1) / 60).sum()) / 3
+            values = getattr(impact.rows, rows.get(name, name)).reshape(3, 60)
+            error = math.sqrt((values.var(1) / 60).sum()) / 3
             unbiased = name in UNBIASED or (name == "alignment" and method != "grpo")
             slack = 1e-9 if unbiased else 0.02
             limit = 4 * error + slack * abs(truth) + 1e-12
             assert abs(values.mean() - truth) < limit, (method, name)
         headroom = expected["headroom_pooled"]
-        assert impact.means["headroom_pooled"] == pytest.approx(headroom, rel=0.05)
+        assert impact.means.headroom_pooled == pytest.approx(headroom, rel=0.05)
 
 
 def test_deeper_states_have_the_advantages_of_their_prompts():
@@ -149,21 +145,21 @@ def test_deeper_states_have_the_advantages_of_their_prompts():
     times, size = 40, 64
     prompts = letters.repeated(asked, times)
     drawn = letters.regrouped(rollouts(policy, asked, times * size, seed=1), size)
-    begun = [a[:1] for a in asked.answers]
+    forks = [a[:1] for a in asked.answers]
     rows = list(range(3))
     deep = letters.regrouped(
-        rollouts(policy, asked, times * size, seed=2, rows=rows, begun=begun), size
+        rollouts(policy, asked, times * size, seed=2, rows=rows, forks=forks), size
     )
     many = list(range(len(prompts)))
-    impacts, _ = measure_rollouts(policy, drawn, site=0, group_size=GROUP, deeper=(many, deep))
-    alone, _ = measure_rollouts(policy, drawn, site=0, group_size=GROUP)
+    impacts, _ = measure(policy, drawn, site=0, group_size=GROUP, deeper=(many, deep))
+    alone, _ = measure(policy, drawn, site=0, group_size=GROUP)
     for name, truth, slack in (
-        ("alignment", np.array(aligned), 0.05),
-        ("lambda_sample", np.array(errors), 0.15),
+        ("alignment", torch.tensor(aligned), 0.05),
+        ("lambda_sample", torch.tensor(errors), 0.15),
     ):
-        both, one = (i["grpo"].rows[name].reshape(3, times) for i in (impacts, alone))
+        both, one = (getattr(i["grpo"].rows, name).view(3, times) for i in (impacts, alone))
         values = 2 * both - one
-        error = np.sqrt(values.var(1, ddof=1) / times)
+        error = (values.var(1) / times).sqrt()
         assert (abs(values.mean(1) - truth) < 4 * error + slack * truth).all(), name
 
 
@@ -179,23 +175,40 @@ def synthetic(p, n, rng, width=3):
     return r, s
 
 
+def moments(rewards, alpha, group_size, binary):
+    """What the rewards alone decide."""
+    entropy = torch.zeros(len(rewards), dtype=torch.float64)
+    return module._moments(rewards, entropy, alpha, group_size, binary)
+
+
 def test_sigma_pass_at_k_and_zero_spread_are_means_over_tuples():
     rng = np.random.default_rng(0)
     groups = [synthetic(p, 7, rng) for p in (0.2, 0.5, 0.8)]
-    r = np.stack([g[0] for g in groups])
-    s = np.stack([g[1] for g in groups])
-    found = state_columns(torch.tensor(s), torch.tensor(r), ["dr_grpo"], True)["dr_grpo"]
-    shared = module._reward_columns(r, 5.0, 3, True)
+    r, s = (torch.tensor(np.stack(x)) for x in zip(*groups, strict=True))
+    found = state_signals(s, r, ["dr_grpo"], True)["dr_grpo"]
+    shared = moments(r, 5.0, 3, True)
     for row in range(3):
-        assert found["sigma"][row] == pytest.approx(oracle.squared_covariance(s[row], r[row]))
-        assert shared["pass_at_k"][row] == pytest.approx(oracle.pass_at_k(r[row].tolist(), 3))
-        assert shared["zero_spread"][row] == pytest.approx(oracle.zero_spread(r[row].tolist(), 3))
-        pairs = [(a - b) ** 2 / 2 for a, b in itertools.permutations(r[row], 2)]
-        assert shared["reward_variance"][row] == pytest.approx(np.mean(pairs))
-    graded = np.array([[0.0, 0.5, 0.5, 2.0, 2.0, 1.0, 0.0]])
-    shared = module._reward_columns(graded, 1.0, 2, False)
-    assert shared["zero_spread"][0] == pytest.approx(oracle.zero_spread(graded[0].tolist(), 2))
-    assert shared["pass_at_k"][0] == pytest.approx(oracle.pass_at_k(graded[0].tolist(), 2))
+        assert found.sigma[row].item() == pytest.approx(oracle.squared_covariance(s[row], r[row]))
+        own = r[row].tolist()
+        assert shared.pass_at_k[row].item() == pytest.approx(oracle.pass_at_k(own, 3), rel=1e-12)
+        same = oracle.zero_spread(own, 3)
+        assert shared.zero_spread[row].item() == pytest.approx(same, rel=1e-12)
+        pairs = [(a - b) ** 2 / 2 for a, b in itertools.permutations(own, 2)]
+        assert shared.reward_variance[row].item() == pytest.approx(np.mean(pairs))
+    graded = torch.tensor([[0.0, 0.5, 0.5, 2.0, 2.0, 1.0, 0.0]], dtype=torch.float64)
+    shared = moments(graded, 1.0, 2, False)
+    same, some = (f(graded[0].tolist(), 2) for f in (oracle.zero_spread, oracle.pass_at_k))
+    assert shared.zero_spread.item() == pytest.approx(same, rel=1e-12)
+    assert shared.pass_at_k.item() == pytest.approx(some, rel=1e-12)
+    tilt = np.log(np.mean(np.exp(graded.numpy())))
+    assert shared.log_tilt.item() == pytest.approx(tilt, rel=1e-12)
+
+
+def test_rewards_are_means_of_the_draws():
+    policy = letters.policy("llama")
+    prompts = letters.asked(policy, letters.task(letters.answers("llama")))
+    drawn = rollouts(policy, prompts, 7, seed=0)
+    assert rewards(drawn).tolist() == [sum(group) / 7 for group in drawn.rewards.tolist()]
 
 
 @pytest.mark.parametrize("p", [0.03, 0.5, 0.9])
@@ -203,30 +216,14 @@ def test_group_statistics_are_expectations_over_groups(p):
     some, same = oracle.group_statistics(p, 4)
     columns = {}
     for k in range(9):
-        rewards = np.array([[1.0] * k + [0.0] * (8 - k)])
-        for name, value in module._reward_columns(rewards, 5.0, 4, True).items():
+        drawn = torch.tensor([[1.0] * k + [0.0] * (8 - k)], dtype=torch.float64)
+        for name, value in vars(moments(drawn, 5.0, 4, True)).items():
             chance = math.comb(8, k) * p**k * (1 - p) ** (8 - k)
-            columns[name] = columns.get(name, 0) + chance * float(value[0])
+            columns[name] = columns.get(name, 0) + chance * value.item()
     assert columns["pass_at_k"] == pytest.approx(some, rel=1e-12)
     assert columns["zero_spread"] == pytest.approx(same, rel=1e-12)
     assert columns["reward"] == pytest.approx(p, rel=1e-12)
     assert columns["reward_variance"] == pytest.approx(p * (1 - p), rel=1e-12)
-
-
-def test_lambda_leaves_the_rollout_out_of_the_gradient_that_it_meets():
-    rng = np.random.default_rng(2)
-    r, s = rng.normal(size=8), rng.normal(size=(8, 3))
-    slope, baseline, squared = 1.7, 0.2, 0.9
-    errors = []
-    for i in range(8):
-        others = [j for j in range(8) if j != i]
-        pairs = list(itertools.permutations(others, 2))
-        gradient = sum((r[j] - r[k]) * (s[j] - s[k]) / 2 for j, k in pairs) / len(pairs)
-        costate = slope * (r[i] - baseline) * s[i]
-        errors.append(costate @ costate - 2 * costate @ gradient + squared)
-    expected = math.sqrt(squared) * np.sqrt(np.maximum(errors, 0)).mean()
-    arguments = [(s @ s.T)[None], r[None], *(np.array([x]) for x in (squared, slope, baseline))]
-    assert costate_error(*arguments)[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_sigma_is_unbiased():
@@ -234,31 +231,32 @@ def test_sigma_is_unbiased():
     for p in (0.1, 0.6):
         groups = [synthetic(p, 8, rng) for _ in range(3000)]
         r, s = (torch.tensor(np.stack(x)) for x in zip(*groups, strict=True))
-        values = state_columns(s, r, ["rloo"], True)["rloo"]["sigma"]
+        values = state_signals(s, r, ["rloo"], True)["rloo"].sigma
         truth = (p * (1 - p)) ** 2 * 1.34
-        assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / math.sqrt(3000)
+        assert abs(values.mean() - truth) < 4 * values.std() / math.sqrt(3000)
 
 
 def test_half_samples_take_off_a_bias_of_one_over_n():
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(20000, 16))
+    x = torch.tensor(rng.normal(size=(20000, 16)))
     found = half_sample_corrected(lambda part: x[:, part].mean(1) ** 2, 16)
     assert abs(found.mean()) < 4 * found.std() / math.sqrt(20000)
     plain = (x.mean(1) ** 2).mean()
     assert plain > 0.05
     few = half_sample_corrected(lambda part: x[:, part].mean(1) ** 2, 7)
-    assert np.array_equal(few, x.mean(1) ** 2)
+    assert torch.equal(few, x.mean(1) ** 2)
 
 
 def injected(monkeypatch, r, s):
-    """What `measure_rollouts` makes of given rewards and score vectors."""
+    """What `measure` makes of given rewards and score vectors."""
     zeros = torch.zeros(r.shape)
     monkeypatch.setattr(module, "prompt_state_scores", lambda *_: (torch.tensor(s), zeros))
     monkeypatch.setattr(module, "check_log_probabilities", lambda *_: 0.0)
-    monkeypatch.setattr(module, "_entropies", lambda *_: np.zeros(len(r)))
+    monkeypatch.setattr(module, "prompt_states", lambda *_: None)
+    monkeypatch.setattr(module, "entropies", lambda *_: zeros.double()[:, 0])
     ends = torch.zeros(r.shape, dtype=torch.bool)
     drawn = Rollouts((), (), (), torch.tensor(r), zeros.double(), ends, ends)
-    return measure_rollouts(letters.policy("llama"), drawn, methods=["grpo", "dr_grpo"])[0]
+    return measure(letters.policy("llama"), drawn, methods=["grpo", "dr_grpo"])[0]
 
 
 COVERED = ("reward_before", "sigma", "alignment", "lambda_conditional", "headroom", "pass_at_k")
@@ -293,8 +291,8 @@ def test_intervals_cover(monkeypatch, low, high):
         r, s = (np.stack(x) for x in zip(*groups, strict=True))
         found = injected(monkeypatch, r, s)["grpo"]
         for name in COVERED:
-            error = abs(found.means[name] - truth[name].mean())
-            hits[name] += error < 1.96 * found.standard_errors[name]
+            error = abs(getattr(found.means, name) - truth[name].mean())
+            hits[name] += error < 1.96 * getattr(found.standard_errors, name)
     for name, count in hits.items():
         if name == "pass_at_k" and low >= 0.5:
             continue
@@ -306,15 +304,16 @@ def test_equal_rewards_leave_no_signal_and_no_standard_error(monkeypatch, level)
     r = np.full((6, 16), level)
     s = np.random.default_rng(0).normal(size=(6, 16, 3))
     for impact in injected(monkeypatch, r, s).values():
-        assert impact.means["reward_before"] == pytest.approx(level, abs=1e-12)
-        assert impact.means["zero_spread_groups"] == pytest.approx(6)
+        means, errors = vars(impact.means), vars(impact.standard_errors)
+        assert means["reward_before"] == pytest.approx(level, abs=1e-12)
+        assert means["zero_spread_groups"] == pytest.approx(6)
         for name in ("sigma", "alignment", "lambda_sample", "lambda_conditional"):
-            assert impact.means[name] == pytest.approx(0, abs=1e-12), name
+            assert means[name] == pytest.approx(0, abs=1e-12), name
         for name in ("sigma", "alignment", "lambda_sample", "p_alignment"):
             if level in (0.0, 1.0):
-                assert math.isnan(impact.standard_errors[name]), name
-        assert impact.means["headroom_pooled"] == pytest.approx(0, abs=1e-12)
-        assert math.isnan(impact.standard_errors["reward_before"])
+                assert math.isnan(errors[name]), name
+        assert means["headroom_pooled"] == pytest.approx(0, abs=1e-12)
+        assert math.isnan(errors["reward_before"])
 
 
 @pytest.mark.parametrize(("n", "group"), [(3, 2), (8, 9), (2, 2)])
@@ -323,4 +322,4 @@ def test_too_few_rollouts_are_refused(n, group):
     prompts = letters.asked(policy, letters.task(letters.answers("llama")))
     drawn = rollouts(policy, prompts, n, seed=0)
     with pytest.raises(UserError, match=rf"rollouts: got {n}; wanted at least {max(4, group)}"):
-        measure_rollouts(policy, drawn, group_size=group)
+        measure(policy, drawn, group_size=group)

@@ -7,14 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests import oracles
+import transformers
+from tests import letters, oracles
 from tests.conftest import PROMPTS
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from valuegrad.credit import value_gradient as value_gradient_module
+from valuegrad.credit.value_gradient import value_gradient
 from valuegrad.errors import UserError
-from valuegrad.impact.vocabulary import expected_rewards, measure
-from valuegrad.one_token_prompts import one_token_prompts
+from valuegrad.impact import vocabulary as module
+from valuegrad.impact.vocabulary import measure, rewards
+from valuegrad.model import batches as batches_module
+from valuegrad.model.batches import prompt_states
+from valuegrad.prompts import tokenise
+from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward
+from valuegrad.rewards.named import reward_named
 from valuegrad.tasks.task import Task
 
 RTOL = {"float64": 1e-8, "float32": 1e-4}
@@ -62,7 +69,7 @@ def test_every_measurement_of_every_method(
     assert tuple(found) == oracles.METHODS
     for method, impact in found.items():
         expected = oracles.measurements(ps, rs, scores[site], method)
-        assert_measured(impact.means, expected, dtype)
+        assert_measured(vars(impact.means), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -72,7 +79,8 @@ def test_other_architectures(policy, task, enumeration, architecture, site, dtyp
     _, ps, rs, scores = enumeration(architecture, "graded")
     chosen = task(architecture, "graded")
     (impact,) = measure(policy(architecture, dtype), chosen, methods=["grpo"], site=site).values()
-    assert_measured(impact.means, oracles.measurements(ps, rs, scores[site], "grpo"), dtype)
+    expected = oracles.measurements(ps, rs, scores[site], "grpo")
+    assert_measured(vars(impact.means), expected, dtype)
 
 
 @pytest.mark.parametrize("method", [m for m in oracles.METHODS if m != "ppo"])
@@ -90,19 +98,19 @@ def test_standard_errors_are_the_jackknife_over_prompts(policy, task, enumeratio
 
     expected = {
         name: oracles.jackknife(lambda kept, name=name: without(kept, name), len(ps))
-        for name in found.means
+        for name in vars(found.means)
     }
-    assert found.standard_errors == approx(expected)
+    assert vars(found.standard_errors) == approx(expected)
 
 
 def test_standard_errors_of_ppo_take_the_moments_of_the_batch_as_given(policy, task):
     impact = measure(policy("olmo2"), task("olmo2", "graded"), methods=["ppo"])["ppo"]
     for name in ("alignment", "lambda_conditional", "lambda_sample"):
-        values = impact.rows[name].tolist()
+        values = getattr(impact.rows, name).tolist()
         left_out = oracles.jackknife(
             lambda kept, values=values: sum(values[i] for i in kept) / len(kept), len(values)
         )
-        assert impact.standard_errors[name] == approx(left_out)
+        assert getattr(impact.standard_errors, name) == approx(left_out)
 
 
 def test_alpha_and_group_size_reach_what_they_name(policy, task, enumeration):
@@ -111,7 +119,7 @@ def test_alpha_and_group_size_reach_what_they_name(policy, task, enumeration):
         policy("gpt2"), task("gpt2", "graded"), methods=["rloo"], alpha=1.5, group_size=3
     )["rloo"]
     expected = oracles.measurements(ps, rs, scores["final"], "rloo", alpha=1.5, group_size=3)
-    assert found.means == approx(expected)
+    assert vars(found.means) == approx(expected)
 
 
 def test_rows_average_to_the_means_and_follow_the_prompts(policy, task):
@@ -123,33 +131,48 @@ def test_rows_average_to_the_means_and_follow_the_prompts(policy, task):
     one = measure(policy("olmo2"), task("olmo2", "graded"))
     other = measure(policy("olmo2"), shuffled)
     for method in oracles.METHODS:
-        assert other[method].means == approx(one[method].means)
-        assert other[method].standard_errors == approx(one[method].standard_errors)
-        for name, values in one[method].rows.items():
+        means = vars(one[method].means)
+        assert vars(other[method].means) == approx(means)
+        assert vars(other[method].standard_errors) == approx(vars(one[method].standard_errors))
+        for name, values in vars(one[method].rows).items():
             assert values.shape == (len(PROMPTS),)
-            np.testing.assert_allclose(other[method].rows[name], values[order], rtol=1e-10)
-            if name in one[method].means:
-                assert values.mean() == approx(one[method].means[name])
+            assert values.dtype == torch.float64
+            moved = getattr(other[method].rows, name)
+            torch.testing.assert_close(moved, values[order], rtol=1e-10, atol=0)
+            if name in means:
+                assert float(values.mean()) == approx(means[name])
 
 
 @pytest.mark.parametrize("site", [0, "final"])
-@pytest.mark.parametrize("constant", [("FORWARD_TOKENS", 20), ("HEAD_ELEMENTS", 600)])
-def test_batch_sizes_do_not_matter(policy, task, monkeypatch, site, constant):
+@pytest.mark.parametrize(
+    ("place", "constant"),
+    [
+        (batches_module, ("BATCH_TOKENS", 20)),
+        (batches_module, ("HEAD_ELEMENTS", 600)),
+        (module, ("KEPT_ELEMENTS", 0)),
+    ],
+    ids=["tokens", "head", "kept"],
+)
+def test_batch_sizes_do_not_matter(policy, task, monkeypatch, site, place, constant):
     shapes = []
-    real = value_gradient_module.logits
+    real = batches_module.logits
     monkeypatch.setattr(
-        value_gradient_module,
+        batches_module,
         "logits",
         lambda policy, states: shapes.append(len(states)) or real(policy, states),
     )
     whole = measure(policy("gpt2"), task("gpt2", "graded"), site=site)
-    monkeypatch.setattr(value_gradient_module, *constant)
+    once = len(shapes)
+    monkeypatch.setattr(place, *constant)
     shapes.clear()
     pieces = measure(policy("gpt2"), task("gpt2", "graded"), site=site)
     if constant[0] == "HEAD_ELEMENTS":
         assert 1 < 600 // policy("gpt2").head.shape[0] == max(shapes) < len(PROMPTS)
+    if constant[0] == "KEPT_ELEMENTS" and site == "final":
+        # Formed again for the gradients.
+        assert len(shapes) == 2 * once
     for method in oracles.METHODS:
-        assert pieces[method].means == approx(whole[method].means)
+        assert vars(pieces[method].means) == approx(vars(whole[method].means))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -157,18 +180,21 @@ def test_batch_sizes_do_not_matter(policy, task, monkeypatch, site, constant):
 def test_equal_rewards_leave_no_signal(policy, task, dtype, level):
     equal = with_reward(task("olmo2"), lambda completions: [level] * len(completions))
     for impact in measure(policy("olmo2", dtype), equal).values():
-        assert all(map(math.isfinite, [*impact.means.values(), *impact.standard_errors.values()]))
-        assert impact.means["reward_before"] == pytest.approx(level, rel=1e-12)
-        assert impact.means["zero_spread_groups"] == pytest.approx(len(PROMPTS), rel=1e-12)
+        means = vars(impact.means)
+        assert all(map(math.isfinite, [*means.values(), *vars(impact.standard_errors).values()]))
+        assert means["reward_before"] == pytest.approx(level, rel=1e-12)
+        assert means["zero_spread_groups"] == pytest.approx(len(PROMPTS), rel=1e-12)
         for name in ("sigma", "alignment", "headroom", "headroom_pooled", "reward_variance"):
-            assert impact.means[name] == pytest.approx(0.0, abs=1e-12), name
+            assert means[name] == pytest.approx(0.0, abs=1e-12), name
 
 
 @pytest.mark.parametrize("shift", [-30.0, 4.0])
 def test_headrooms_do_not_change_when_every_reward_moves_by_the_same(policy, task, shift):
     base = with_reward(task("gpt2"), lambda completions: [len(c) % 3 / 2 for c in completions])
     moved = with_reward(base, lambda completions: [len(c) % 3 / 2 + shift for c in completions])
-    one, other = (measure(policy("gpt2"), t, methods=["grpo"])["grpo"].means for t in (base, moved))
+    one, other = (
+        vars(measure(policy("gpt2"), t, methods=["grpo"])["grpo"].means) for t in (base, moved)
+    )
     for name in ("headroom", "headroom_pooled", "sigma", "alignment", "p_alignment"):
         assert other[name] == pytest.approx(one[name], rel=1e-8), name
 
@@ -178,8 +204,8 @@ def test_headroom_of_an_indicator_keeps_its_digits(policy, task, alpha):
     """(1/α) log(1 + p(e^α − 1)) − p, by its series where p is tiny and by logarithms elsewhere."""
     sharp = with_head(policy("olmo2"), lambda weight: weight.mul_(5))
     rows = measure(sharp, task("olmo2"), methods=["grpo"], alpha=alpha)["grpo"].rows
-    assert rows["reward"].min() < 1e-17 < 0.1 < rows["reward"].max()
-    for p, headroom in zip(rows["reward"].tolist(), rows["headroom"].tolist(), strict=True):
+    assert rows.reward.min() < 1e-17 < 0.1 < rows.reward.max()
+    for p, headroom in zip(rows.reward.tolist(), rows.headroom.tolist(), strict=True):
         if alpha < 700 and p * math.exp(alpha) < 1e-9:
             expected = p * (math.expm1(alpha) - alpha) / alpha
         else:
@@ -191,34 +217,35 @@ def test_headroom_of_an_indicator_keeps_its_digits(policy, task, alpha):
 @pytest.mark.parametrize("site", [0, "final"])
 def test_correction_e_the_score_of_the_paper_is_never_positive(policy, task, architecture, site):
     impact = measure(policy(architecture), task(architecture), methods=["grpo"], site=site)["grpo"]
-    assert impact.means["p_gap"] < 0
-    assert impact.means["p_gap_conditional"] < 0
-    deviation = np.sqrt(impact.rows["reward_variance"])
-    aligned = impact.rows["sigma"] / (deviation + oracles.XI)
-    assert impact.means["alignment"] == approx(aligned.mean())
+    assert impact.means.p_gap < 0
+    assert impact.means.p_gap_conditional < 0
+    deviation = impact.rows.reward_variance.sqrt()
+    aligned = impact.rows.sigma / (deviation + oracles.XI)
+    assert impact.means.alignment == approx(float(aligned.mean()))
     # The proof's formula, Σ − Λ = E‖G‖²(2 − 1/(σ + ξ)).
-    signal = (impact.rows["sigma"] * (2 - 1 / (deviation + oracles.XI))).mean()
-    assert impact.means["p_gap_conditional"] == approx(signal * impact.means["headroom"])
+    signal = float((impact.rows.sigma * (2 - 1 / (deviation + oracles.XI))).mean())
+    assert impact.means.p_gap_conditional == approx(signal * impact.means.headroom)
 
 
 def test_correction_e_is_sharp_up_to_xi(policy, task):
     """At p = 1/2 exactly, ξ leaves Σ − Λ = 4ξ/(1 + 2ξ) Σ and no more."""
     base = policy("olmo2")
     one = dataclasses.replace(task("olmo2"), evaluation=task("olmo2").evaluation[:1])
-    prompts = one_token_prompts(base, one.evaluation, one.reward)
-    state = value_gradient_module.prompt_states(base, prompts)[0]
+    prompts = tokenise(base, one).evaluation
+    state = prompt_states(base, prompts.tokens)[0]
+    ((answer,),) = prompts.answers
 
     def halve(weight):
         weight.zero_()
-        weight[prompts.answers[0]] = math.log(len(weight) - 1) * state / state.square().sum()
+        weight[answer] = math.log(len(weight) - 1) * state / state.square().sum()
 
     impact = measure(with_head(base, halve), one, methods=["grpo"])["grpo"]
-    assert impact.means["reward_before"] == pytest.approx(0.5, rel=1e-12)
+    assert impact.means.reward_before == pytest.approx(0.5, rel=1e-12)
     excess = 4 * oracles.XI / (1 + 2 * oracles.XI)
-    ceiling = excess * impact.means["sigma"] * impact.means["headroom"]
-    assert impact.means["p_gap_conditional"] == pytest.approx(ceiling, rel=1e-8)
-    assert impact.means["p_gap"] <= impact.means["p_gap_conditional"] * (1 + 1e-9)
-    assert all(math.isnan(error) for error in impact.standard_errors.values())
+    ceiling = excess * impact.means.sigma * impact.means.headroom
+    assert impact.means.p_gap_conditional == pytest.approx(ceiling, rel=1e-8)
+    assert impact.means.p_gap <= impact.means.p_gap_conditional * (1 + 1e-9)
+    assert all(math.isnan(error) for error in vars(impact.standard_errors).values())
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -227,23 +254,63 @@ def test_certain_policies_give_finite_numbers(policy, task, dtype, site):
     """With p = 0 and p = 1 to the last digit nothing is left to gain, and nothing is NaN."""
     sharp = with_head(policy("llama", dtype), lambda weight: weight.mul_(3000))
     for impact in measure(sharp, task("llama"), site=site).values():
-        assert all(map(math.isfinite, [*impact.means.values(), *impact.standard_errors.values()]))
-        assert set(impact.rows["reward"]) <= {0.0, 1.0}
-        assert impact.means["pass_at_k"] == impact.means["reward_before"]
+        means = vars(impact.means)
+        assert all(map(math.isfinite, [*means.values(), *vars(impact.standard_errors).values()]))
+        assert set(impact.rows.reward.tolist()) <= {0.0, 1.0}
+        assert means["pass_at_k"] == means["reward_before"]
         for name in ("sigma", "lambda_sample", "alignment", "headroom", "entropy"):
-            assert impact.means[name] == pytest.approx(0.0, abs=1e-9), name
+            assert means[name] == pytest.approx(0.0, abs=1e-9), name
     flat = with_head(policy("llama", dtype), lambda weight: weight.zero_())
     impact = measure(flat, task("llama"), methods=["grpo"])["grpo"]
-    assert impact.means["entropy"] == pytest.approx(math.log(len(flat.head)), rel=1e-12)
-    assert impact.means["reward_before"] == pytest.approx(1 / len(flat.head), rel=1e-12)
+    assert impact.means.entropy == pytest.approx(math.log(len(flat.head)), rel=1e-12)
+    assert impact.means.reward_before == pytest.approx(1 / len(flat.head), rel=1e-12)
 
 
 def test_expected_rewards(policy, task, enumeration):
     _, ps, rs, _ = enumeration("qwen3", "graded")
-    chosen = task("qwen3", "graded")
-    prompts = one_token_prompts(policy("qwen3"), chosen.evaluation, chosen.reward)
+    prompts = tokenise(policy("qwen3"), task("qwen3", "graded")).evaluation
     expected = [float(p @ r) for p, r in zip(ps, rs, strict=True)]
-    assert expected_rewards(policy("qwen3"), prompts).tolist() == approx(expected)
+    assert rewards(policy("qwen3"), prompts).tolist() == approx(expected)
+
+
+# --- a named reward that several tokens earn -----------------------------------------------------
+
+TEXTS = ("<|end|>", "5", " 5", "7", "x=", "y=")
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """A policy over six tokens, of which "5" and " 5" are the same number."""
+    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(TEXTS)}, "<|end|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\d|[a-z]="), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    return dataclasses.replace(letters.policy("llama"), tokenizer=fast)
+
+
+@pytest.mark.parametrize("site", [0, "final"])
+def test_several_tokens_may_earn_one_from_a_named_reward(numbers, site):
+    """`number` with completions of one token: G = Σ_a p_a r_a s_a, both spellings of 5 in it."""
+    pairs = (("x=", "5"), ("y=", " 5"), ("x=7y=", "7"))
+    examples = tuple(Example(prompt, answer) for prompt, answer in pairs)
+    chosen = Task("numbers", examples, examples, reward_named("number"), max_tokens=1)
+    prompts = tokenise(numbers, chosen).evaluation
+    assert (prompts.kind, prompts.answers) == ("one token", ((1,), (2,), (3,)))
+    model, ids = numbers.model, [list(tokens) for tokens in prompts.tokens]
+    ps = [oracles.distribution(model, q) for q in ids]
+    rs = [torch.tensor([0, 1, 1, 0, 0, 0.0]).double()] * 2
+    rs += [torch.tensor([0, 0, 0, 1, 0, 0.0]).double()]
+    scores = [oracles.scores(model, q, [site])[site] for q in ids]
+    G = value_gradient(numbers, prompts, site)
+    for row, (p, r, s) in enumerate(zip(ps, rs, scores, strict=True)):
+        torch.testing.assert_close(G[row], (p * r) @ s, rtol=1e-9, atol=1e-14)
+    for method, impact in measure(numbers, chosen, site=site).items():
+        expected = oracles.measurements(ps, rs, scores, method)
+        assert vars(impact.means) == approx(expected)
+        # The answer's token alone is another gradient.
+        alone = [p[a] * s[a] for p, s, (a,) in zip(ps, scores, prompts.answers, strict=True)]
+        indicator = sum(float(g @ g) for g in alone) / 3
+        assert impact.means.sigma != pytest.approx(indicator, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import statistics
-import sys
 
 import numpy as np
 import pytest
@@ -16,14 +15,12 @@ from tests.conftest import reward_vector
 from valuegrad.budget import Budget
 from valuegrad.cli import app as cli
 from valuegrad.errors import RunError, UserError
-from valuegrad.prompts import completion_prompts
+from valuegrad.prompts import tokenise
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.sampler import rollouts
 from valuegrad.tasks.arithmetic import arithmetic
-from valuegrad.training import grpo_trl as through_trl
-from valuegrad.training import one_token
-from valuegrad.training import train as engine
-from valuegrad.training.grpo_trl import train_with_trl
+from valuegrad.training import grpo_trl as module
+from valuegrad.training.train import train
 
 SMALL = Budget(
     learning_rate=3e-3,
@@ -63,14 +60,14 @@ def gradients(monkeypatch):
 def rewarded(monkeypatch):
     """The rows, completions and rewards of every batch."""
     seen = []
-    real = through_trl._Reward.__call__
+    real = module._Reward.__call__
 
     def record(self, completion_ids, row, **rest):
         found = real(self, completion_ids, row, **rest)
         seen.append((row, completion_ids, rest["completions"], found))
         return found
 
-    monkeypatch.setattr(through_trl._Reward, "__call__", record)
+    monkeypatch.setattr(module._Reward, "__call__", record)
     return seen
 
 
@@ -82,7 +79,7 @@ def test_an_update_follows_the_methods_conditional_gradient(policy, task, gradie
     rs = [reward_vector(exact, chosen, e) for e in chosen.train]
     expected = oracles.conditional_gradient(exact.model, ids, rs, method)
     budget = dataclasses.replace(SMALL, method=method, updates=(1,), group_size=2000)
-    train_with_trl(reference, chosen, budget=budget, seed=1)
+    train(reference, chosen, budget=budget, seed=1)
     (found,) = gradients
     inner = sum(float((g * e).sum()) for g, e in zip(found, expected, strict=True))
     ours, theirs = (math.sqrt(sum(float((g**2).sum()) for g in x)) for x in (found, expected))
@@ -95,8 +92,8 @@ def test_rewards_agree_with_the_own_loops_within_the_seeds_spread(policy, task):
     same = dataclasses.replace(task("llama"), train=task("llama").evaluation)
     budget = dataclasses.replace(SMALL, prompts_per_update=5, group_size=16, updates=(10,))
     both = [
-        [run(start, same, budget=budget, seed=s).gains[0] for s in range(4)]
-        for run in (one_token.train, train_with_trl)
+        [train(start, same, budget=b, seed=s).gains[0] for s in range(4)]
+        for b in (dataclasses.replace(budget, engine="one_token"), budget)
     ]
     (own, theirs), spread = map(statistics.mean, both), [statistics.variance(x) for x in both]
     assert own > 0.05
@@ -105,19 +102,19 @@ def test_rewards_agree_with_the_own_loops_within_the_seeds_spread(policy, task):
 
 def test_a_run_starts_from_the_own_loops_reward(policy, task):
     start = policy("gpt2", "float32")
-    own = one_token.train(start, task("gpt2"), budget=SMALL)
-    assert train_with_trl(start, task("gpt2"), budget=SMALL).reward_before == own.reward_before
+    own = train(start, task("gpt2"), budget=dataclasses.replace(SMALL, engine="one_token"))
+    assert train(start, task("gpt2"), budget=SMALL).reward_before == own.reward_before
 
 
 @pytest.mark.parametrize("chosen", [SUMS, GRADED], ids=["exact", "function"])
 def test_completions_are_rewarded_as_rollouts_are(policy, chosen):
     reference = policy("llama", "float32")
-    prompts = completion_prompts(reference, chosen, chosen.train)
+    prompts = tokenise(reference, chosen).train
     drawn = rollouts(reference, prompts, 5, seed=0)
     answers = [list(c) for row in range(len(prompts)) for c in prompts.accepted(row)[:1]]
     ids = [list(c) for group in drawn.completions for c in group] + answers
     rows = [r for r in range(len(prompts)) for _ in range(5)] + list(range(len(answers)))
-    reward = through_trl._Reward(reference, prompts)
+    reward = module._Reward(reference, prompts)
     found = reward(completion_ids=ids, row=rows, completions=["?"] * len(ids))
     assert found[: drawn.rewards.numel()] == drawn.rewards.flatten().tolist()
     if prompts.exact:
@@ -127,13 +124,13 @@ def test_completions_are_rewarded_as_rollouts_are(policy, chosen):
 def test_a_completion_ends_at_the_tasks_stop_and_is_read_without_it(policy, rewarded):
     reference = policy("gpt2", "float32")
     # Of the tokens that stand for a text of their own, the one that this policy draws most.
-    drawn = rollouts(reference, completion_prompts(reference, GRADED, GRADED.train), 64, seed=0)
+    drawn = rollouts(reference, tokenise(reference, GRADED).train, 64, seed=0)
     common = collections.Counter(t for group in drawn.completions for c in group for t in c)
     decode, encode = reference.tokenizer.decode, reference.tokenizer
     stop = next(t for t, _ in common.most_common() if t and encode(decode(t))["input_ids"] == [t])
     chosen = dataclasses.replace(GRADED, stop=decode(stop))
     budget = dataclasses.replace(SMALL, group_size=64, learning_rate=1e-6)
-    train_with_trl(reference, chosen, budget=budget)
+    train(reference, chosen, budget=budget)
     drawn = [c for _, ids, _, _ in rewarded for c in ids]
     stopped = [c for c in drawn if stop in c]
     assert len(stopped) > 5
@@ -146,17 +143,17 @@ def test_a_completion_ends_at_the_tasks_stop_and_is_read_without_it(policy, rewa
 
 def test_prompts_are_read_as_valuegrad_reads_them(policy, monkeypatch):
     seen = []
-    real = through_trl._Trainer._tokenize_prompts
+    real = module._Trainer._tokenize_prompts
 
     def record(self, prompts):
         found = real(self, prompts)
         seen.extend(zip(prompts, found[0], strict=True))
         return found
 
-    monkeypatch.setattr(through_trl._Trainer, "_tokenize_prompts", record)
+    monkeypatch.setattr(module._Trainer, "_tokenize_prompts", record)
     reference = policy("llama", "float32")
-    train_with_trl(reference, SUMS, budget=SMALL)
-    prompts = completion_prompts(reference, SUMS, SUMS.train)
+    train(reference, SUMS, budget=SMALL)
+    prompts = tokenise(reference, SUMS).train
     known = {e.prompt: list(t) for e, t in zip(prompts.examples, prompts.tokens, strict=True)}
     assert len(seen) == 3 * 3 * 8
     assert all(known[text] == list(ids) for text, ids in seen)
@@ -164,7 +161,7 @@ def test_prompts_are_read_as_valuegrad_reads_them(policy, monkeypatch):
 
 def test_every_prompt_comes_once_before_any_comes_again(policy, rewarded):
     budget = dataclasses.replace(SMALL, prompts_per_update=2, updates=(8,))
-    train_with_trl(policy("gpt2", "float32"), SUMS, budget=budget)
+    train(policy("gpt2", "float32"), SUMS, budget=budget)
     order = [row for rows, _, _, _ in rewarded for row in rows[::8]]
     assert all(rows == [r for r in rows[::8] for _ in range(8)] for rows, _, _, _ in rewarded)
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
@@ -175,12 +172,12 @@ def test_seeds_decide_everything_and_nothing_outside_changes(policy):
     before = {name: x.clone() for name, x in start.model.state_dict().items()}
     torch.manual_seed(5)
     chance = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = train_with_trl(start, GRADED, budget=SMALL, seed=1)
+    first = train(start, GRADED, budget=SMALL, seed=1)
     assert torch.equal(torch.get_rng_state(), chance[0])
     assert (np.random.get_state()[1] == chance[1]).all()
     torch.manual_seed(99)
-    again = train_with_trl(start, GRADED, budget=SMALL, seed=1)
-    other = train_with_trl(start, GRADED, budget=SMALL, seed=2)
+    again = train(start, GRADED, budget=SMALL, seed=1)
+    other = train(start, GRADED, budget=SMALL, seed=2)
     assert first == again
     assert first.engine == "trl"
     assert first.rewards_after != other.rewards_after
@@ -193,24 +190,24 @@ def test_seeds_decide_everything_and_nothing_outside_changes(policy):
 
 def test_a_budget_read_off_a_longer_run_is_that_of_a_shorter_one(policy):
     counted = []
-    short = train_with_trl(policy("gpt2", "float32"), GRADED, budget=SMALL)
+    short = train(policy("gpt2", "float32"), GRADED, budget=SMALL)
     longer = dataclasses.replace(SMALL, updates=(1, 3, 4))
-    long = train_with_trl(policy("gpt2", "float32"), GRADED, budget=longer, progress=counted.append)
+    long = train(policy("gpt2", "float32"), GRADED, budget=longer, progress=counted.append)
     assert long.rewards_after[1] == short.rewards_after[0]
     assert counted == [1, 2, 3, 4]
 
 
 def test_passes_over_an_update_change_rounding_only(policy, monkeypatch):
-    whole = train_with_trl(policy("llama", "float32"), SUMS, budget=SMALL)
-    monkeypatch.setattr(through_trl, "PASS_TOKENS", 40)
-    parts = train_with_trl(policy("llama", "float32"), SUMS, budget=SMALL)
+    whole = train(policy("llama", "float32"), SUMS, budget=SMALL)
+    monkeypatch.setattr(module, "TRAINING_TOKENS", 40)
+    parts = train(policy("llama", "float32"), SUMS, budget=SMALL)
     assert parts.rewards_after == pytest.approx(whole.rewards_after, rel=1e-3, abs=1e-9)
 
 
 def test_inner_epochs_use_a_batch_again(policy, rewarded):
     budget = dataclasses.replace(SMALL, inner_epochs=2, updates=(5,))
     counted = []
-    train_with_trl(policy("gpt2", "float32"), SUMS, budget=budget, progress=counted.append)
+    train(policy("gpt2", "float32"), SUMS, budget=budget, progress=counted.append)
     assert counted == [1, 2, 3, 4, 5]
     assert len(rewarded) == 3
 
@@ -222,7 +219,7 @@ def test_a_large_penalty_keeps_the_policy_where_it_was(policy, task):
         budget = dataclasses.replace(
             SMALL, beta=beta, kl="k3", prompts_per_update=5, group_size=32, updates=(8,)
         )
-        return train_with_trl(policy("llama", "float32"), same, budget=budget).gains[0]
+        return train(policy("llama", "float32"), same, budget=budget).gains[0]
 
     assert abs(gain(1e3)) < 0.25 * gain(0.0)
 
@@ -232,7 +229,7 @@ def test_groups_without_spread_are_counted_and_teach_nothing(policy):
         GRADED,
         reward=FunctionReward("tests:equal", lambda completions, **_: [0.7] * len(completions)),
     )
-    found = train_with_trl(policy("gpt2", "float32"), equal, budget=SMALL)
+    found = train(policy("gpt2", "float32"), equal, budget=SMALL)
     assert found.zero_spread_groups == 1.0
     assert found.gains == pytest.approx((0.0,), abs=1e-12)
 
@@ -243,74 +240,31 @@ def test_lora_trains_only_its_own_matrices(policy, task):
     budget = dataclasses.replace(
         SMALL, lora_rank=2, learning_rate=3e-2, prompts_per_update=5, group_size=32, updates=(8,)
     )
-    assert train_with_trl(start, same, budget=budget).gains[0] > 0.02
+    assert train(start, same, budget=budget).gains[0] > 0.02
     assert not any("lora" in name for name, _ in start.model.named_parameters())
-    assert engine.engine_for(start, same, dataclasses.replace(budget, engine="auto")) == "trl"
 
 
 def test_float64_policies_train(policy):
-    found = train_with_trl(policy("olmo2", "float64"), SUMS, budget=SMALL)
+    found = train(policy("olmo2", "float64"), SUMS, budget=SMALL)
     assert all(map(math.isfinite, found.rewards_after))
-
-
-def test_the_engine_follows_the_answers(policy, task):
-    start, auto = policy("gpt2", "float32"), Budget(updates=(1,), group_size=2)
-    assert engine.engine_for(start, task("gpt2"), auto) == "one_token"
-    assert engine.engine_for(start, SUMS, auto) == "trl"
-    assert engine.train(start, task("gpt2"), budget=auto).engine == "one_token"
-    assert engine.train(start, SUMS, (1,), budget=SMALL).engine == "trl"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"engine": "one_token"}, r"engine: got one_token for arithmetic; wanted auto or trl"),
-        ({"beta": 0.1}, r"kl: got exact; wanted k3 with the engine trl.*pass --kl k3"),
-    ],
-)
-def test_refuses(policy, settings, message):
-    budget = dataclasses.replace(SMALL, **settings)
-    with pytest.raises(UserError, match=message):
-        engine.train(policy("gpt2", "float32"), SUMS, budget=budget)
-
-
-def test_refuses_lora_in_the_own_loop(policy, task):
-    budget = dataclasses.replace(SMALL, engine="one_token", lora_rank=4)
-    with pytest.raises(UserError, match=r"engine: got one_token with LoRA"):
-        engine.train(policy("gpt2", "float32"), task("gpt2"), budget=budget)
 
 
 def test_half_precision_is_refused(policy):
     with pytest.raises(UserError, match=r"dtype: got bfloat16; wanted float32 or float64"):
-        train_with_trl(policy("gpt2", "bfloat16"), SUMS, budget=SMALL)
-
-
-@pytest.mark.parametrize(
-    ("missing", "settings", "message"),
-    [
-        ("trl", {}, r"trl without the package trl.*pip install 'valuegrad\[trl\]'"),
-        ("peft", {"lora_rank": 2}, r"lora_rank: got 2.*pip install 'valuegrad\[lora\]'"),
-    ],
-)
-def test_a_missing_package_is_named(policy, monkeypatch, missing, settings, message):
-    if missing == "trl":
-        monkeypatch.delitem(sys.modules, "valuegrad.training.grpo_trl")
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(UserError, match=message):
-        engine.train(policy("gpt2", "float32"), SUMS, budget=dataclasses.replace(SMALL, **settings))
+        train(policy("gpt2", "bfloat16"), SUMS, budget=SMALL)
 
 
 @pytest.mark.parametrize("architecture", ["olmo2", "gpt2"])
 def test_a_policy_that_leaves_the_numbers_is_an_error(policy, architecture):
     budget = dataclasses.replace(SMALL, learning_rate=1e30)
-    with pytest.raises(RunError, match=r"finite numbers.*lower --learning-rate"):
-        train_with_trl(policy(architecture, "float32"), GRADED, budget=budget)
+    with pytest.raises(RunError, match=r"finite numbers.*lower `learning_rate`"):
+        train(policy(architecture, "float32"), GRADED, budget=budget)
 
 
 def test_an_unusable_reward_is_the_users_error(policy):
     broken = dataclasses.replace(GRADED, reward=FunctionReward("tests:none", lambda **_: None))
     with pytest.raises(UserError, match=r"reward tests:none"):
-        train_with_trl(policy("gpt2", "float32"), broken, budget=SMALL)
+        train(policy("gpt2", "float32"), broken, budget=SMALL)
 
 
 def test_the_command_prints_json_alone(checkpoint, tmp_path, capsys):

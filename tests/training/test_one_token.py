@@ -1,7 +1,6 @@
 """GRPO for one-token answers: its gradient in expectation, its budgets, seeds and penalties."""
 
 import dataclasses
-import importlib
 import math
 
 import pytest
@@ -12,14 +11,14 @@ from tests.conftest import reward_vector
 from valuegrad.budget import Budget
 from valuegrad.errors import RunError, UserError
 from valuegrad.rewards.function import FunctionReward
-from valuegrad.training.one_token import train
+from valuegrad.training import one_token
+from valuegrad.training.train import train
 
 LEVEL = 4.5  # of every z-test: two-sided 7e-6
 HUGE_GROUP = 20_000
 SMALL = Budget(
     learning_rate=3e-3, updates=(5,), prompts_per_update=3, group_size=8, max_gradient_norm=1e3
 )
-one_token = importlib.import_module("valuegrad.training.one_token")
 
 
 @pytest.fixture
@@ -232,30 +231,10 @@ def test_progress_counts_updates(policy, task):
 
 def test_a_policy_that_leaves_the_numbers_is_an_error(policy, task):
     budget = dataclasses.replace(SMALL, learning_rate=1e30)
-    with pytest.raises(RunError, match=r"finite numbers.*lower --learning-rate"):
+    with pytest.raises(RunError, match=r"finite numbers.*lower `learning_rate` and run again"):
         train(policy("olmo2", "float32"), task("olmo2"), budget=budget)
 
 
 def test_half_precision_is_refused(policy, task):
     with pytest.raises(UserError, match=r"dtype: got bfloat16; wanted float32 or float64"):
         train(policy("gpt2", "bfloat16"), task("gpt2"), budget=SMALL)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"updates": ()}, r"updates: got \[\]; wanted increasing whole numbers"),
-        ({"updates": (5, 5)}, r"updates: got \[5, 5\]"),
-        ({"updates": (0, 5)}, r"updates: got \[0, 5\]"),
-        ({"group_size": 1}, r"group_size: got 1; wanted 2 or more"),
-        ({"inner_epochs": 0}, r"inner_epochs: got 0; wanted 1 or more"),
-        ({"learning_rate": math.nan}, r"learning_rate: got nan; wanted a number above 0"),
-        ({"clip": 0.0}, r"clip: got 0.0"),
-        ({"beta": -1.0}, r"beta: got -1.0; wanted 0 or more"),
-        ({"kl": "k2"}, r"kl: got 'k2'; wanted exact or k3"),
-        ({"method": "trpo"}, r"method: got 'trpo'; wanted one of grpo"),
-    ],
-)
-def test_budgets_refuse(unchecked, setting, message):
-    with pytest.raises(UserError, match=message):
-        Budget(**setting)

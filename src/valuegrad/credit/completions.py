@@ -63,51 +63,33 @@ def completions(
         raise UserError("sequences", "none", "at least one", "pass prompt and completion")
     starts = (prompt_lengths,) * len(rows) if isinstance(prompt_lengths, int) else prompt_lengths
     if len(starts) != len(rows):
-        raise UserError(
-            "prompt_lengths", f"{len(starts)} of them", f"1 or {len(rows)}", "one a sequence"
-        )
+        got, wanted = f"{len(starts)} of them", f"1 or {len(rows)}"
+        raise UserError("prompt_lengths", got, wanted, "one a sequence")
     vocabulary = policy.head.shape[0]
     for i, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
         if len(tokens) > policy.context:
-            raise UserError(
-                f"sequences[{i}]",
-                f"{len(tokens)} tokens",
-                f"at most {policy.context}",
-                "shorten it to the model's context",
-            )
+            got, wanted = f"{len(tokens)} tokens", f"at most {policy.context}"
+            raise UserError(f"sequences[{i}]", got, wanted, "shorten it to the model's context")
         if not 0 < start < len(tokens):
-            raise UserError(
-                f"prompt_lengths[{i}]",
-                f"{start} of {len(tokens)} tokens",
-                f"1 to {len(tokens) - 1}, so that prompt and completion have a token each",
-                "pass the number of the prompt's tokens",
-            )
+            got = f"{start} of {len(tokens)} tokens"
+            wanted = f"1 to {len(tokens) - 1}, so that prompt and completion have a token each"
+            fix = "pass the number of the prompt's tokens"
+            raise UserError(f"prompt_lengths[{i}]", got, wanted, fix)
         if not all(0 <= token < vocabulary for token in tokens):
-            raise UserError(
-                f"sequences[{i}]",
-                f"token {max(tokens, key=abs)}",
-                f"0 to {vocabulary - 1}",
-                "use the policy's own tokenizer",
-            )
+            got, wanted = f"token {max(tokens, key=abs)}", f"0 to {vocabulary - 1}"
+            raise UserError(f"sequences[{i}]", got, wanted, "use the policy's own tokenizer")
     counts = torch.tensor([len(t) - s for t, s in zip(rows, starts, strict=True)])
     mask = (torch.arange(int(counts.max())) < counts[:, None]).to(policy.device)
     signal = torch.as_tensor(advantages, dtype=policy.head.dtype, device=policy.device)
     if signal.shape not in (mask.shape, mask.shape[:1]):
-        raise UserError(
-            "advantages",
-            f"shape {tuple(signal.shape)}",
-            f"{tuple(mask.shape[:1])}, one a sequence, or {tuple(mask.shape)}, one a token",
-            "give every completion an advantage",
-        )
+        wanted = f"{tuple(mask.shape[:1])}, one a sequence, or {tuple(mask.shape)}, one a token"
+        fix = "give every completion an advantage"
+        raise UserError("advantages", f"shape {tuple(signal.shape)}", wanted, fix)
     signal = (signal if signal.dim() == 2 else signal[:, None]).expand(mask.shape)
     if not torch.isfinite(signal[mask]).all():
         row = int((~torch.isfinite(signal) & mask).any(1).nonzero()[0])
-        raise UserError(
-            "advantages",
-            f"a value that is not finite in row {row}",
-            "finite numbers",
-            "look at the rewards that they come from",
-        )
+        got, fix = f"a value that is not finite in row {row}", "look at the rewards behind them"
+        raise UserError("advantages", got, "finite numbers", fix)
     return Completions(
         tuple(map(tuple, rows)), tuple(starts), signal.where(mask, 0).contiguous(), mask
     )
@@ -118,17 +100,12 @@ def _without_padding(
 ) -> list[list[int]]:
     if not isinstance(sequences, Tensor):
         if mask is not None:
-            raise UserError(
-                "attention_mask", "given with lists", "None", "pass one array, or no mask"
-            )
+            fix = "pass one array, or no mask"
+            raise UserError("attention_mask", "given with lists", "None", fix)
         return [list(tokens) for tokens in sequences]
     if mask is None:
         return sequences.tolist()
     if mask.shape != sequences.shape:
-        raise UserError(
-            "attention_mask",
-            f"shape {tuple(mask.shape)}",
-            f"{tuple(sequences.shape)}",
-            "one entry a token",
-        )
+        got, wanted = f"shape {tuple(mask.shape)}", f"{tuple(sequences.shape)}"
+        raise UserError("attention_mask", got, wanted, "one entry a token")
     return [row[kept.bool()].tolist() for row, kept in zip(sequences, mask, strict=True)]

@@ -20,14 +20,9 @@ from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.model.attention import own_position_attention
+from valuegrad.model.batches import GRAPH_TOKENS, HEAD_ELEMENTS, ScoredBatch, scored_batches
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site, recorded
-from valuegrad.one_token_prompts import batches
-
-# Activations of a forward pass are what most of the memory is: this many tokens fill two cores.
-BATCH_TOKENS = 1024
-# Elements of one array of rows × vocabulary: what the head's share of the memory follows from.
-HEAD_ELEMENTS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +70,7 @@ def costates(
     site: Site = "final",
     *,
     attention_mask: Tensor | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = GRAPH_TOKENS,
 ) -> Costates:
     """The empirical costates of a batch of completions at one site, split by how credit came.
 
@@ -111,7 +106,7 @@ def costates_at(
     sites: Sequence[Site],
     *,
     split: bool = True,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = GRAPH_TOKENS,
 ) -> dict[Site, Costates]:
     """As `costates` at several sites, for one backward pass in all and one more for the split.
 
@@ -129,25 +124,25 @@ def costates_at(
         UserError: no such site.
     """
     sites = tuple(check_site(policy, site) for site in sites)
+    inner = [site for site in sites if site != "final"]
     shape = (*batch.mask.shape, policy.head.shape[1])
     total = {site: policy.head.new_zeros(shape) for site in sites}
     immediate = {site: policy.head.new_zeros(shape) for site in sites} if split else None
     logp = policy.head.new_zeros(batch.mask.shape)
-    for rows in batches([len(tokens) for tokens in batch.tokens], batch_tokens):
-        part = _Part(policy, batch, rows, sites)
-        final, states = part.forward()
-        cotangent, logp[part.where] = final_costates(
-            policy, final.detach(), part.actions, batch.advantages[part.where]
+    for part in scored_batches(policy, batch.tokens, batch.prompt_lengths, batch_tokens):
+        final, states = _forward(policy, part, inner)
+        cotangent, logp[part.into] = final_costates(
+            policy, final.detach(), part.target, batch.advantages[part.into]
         )
-        part.backward(final, states, cotangent, total)
+        _backward(part, final, states, cotangent, total)
         if immediate is None:
             continue
         # Without a site below "final" there is no credit from elsewhere to take off.
-        if part.inner:
+        if inner:
             del final, states
             with own_position_attention(policy):
-                final, states = part.forward()
-        part.backward(final, states, cotangent, immediate)
+                final, states = _forward(policy, part, inner)
+        _backward(part, final, states, cotangent, immediate)
     return {
         site: Costates(
             site, total[site], None if immediate is None else immediate[site], logp, batch.mask
@@ -163,25 +158,15 @@ def final_costates(
     actions: Int[Tensor, " M"],
     advantages: Float[Tensor, " M"],
 ) -> tuple[Float[Tensor, "M D"], Float[Tensor, " M"]]:
-    """Costates at ``"final"`` in closed form: Â (W_o − w̄), w̄ = p W, and log π(o).
-
-    Args:
-        policy: the policy.
-        states: at ``"final"``.
-        actions: the token o that each state scored.
-        advantages: Â of each.
-
-    Returns:
-        Costates in the head's dtype, and log-probabilities in nats.
-    """
+    """Costates at ``"final"`` in closed form, Â (W_o − w̄) with w̄ = p W, and log π(o) in nats."""
     head = policy.head
     result, logp = torch.empty_like(states), torch.empty_like(states[:, 0])
-    step = max(1, HEAD_ELEMENTS // head.shape[0])
+    step = max(1, 2 * HEAD_ELEMENTS // head.shape[0])
     # One array of rows × vocabulary for all rows: fresh memory costs as much as what fills it.
-    room = states.new_empty(min(step, len(states)), head.shape[0])
+    buffer = states.new_empty(min(step, len(states)), head.shape[0])
     for start in range(0, len(states), step):
         rows = slice(start, start + step)
-        z = torch.mm(states[rows], head.mT, out=room[: len(states[rows])])
+        z = torch.mm(states[rows], head.mT, out=buffer[: len(states[rows])])
         z = z if policy.head_bias is None else z.add_(policy.head_bias)
         z = z if z.dtype == torch.float64 else z.float()
         # In place, since nothing else here is as large.
@@ -192,52 +177,28 @@ def final_costates(
     return result, logp
 
 
-class _Part:
-    """The rows of one forward pass, padded on the right, which no state of theirs can see."""
+def _forward(
+    policy: Policy, part: ScoredBatch, inner: Sequence[Site]
+) -> tuple[Float[Tensor, "M D"], dict[Site, Tensor]]:
+    """The final states of the scored positions, and the states at the sites below."""
+    if not inner:
+        with torch.no_grad():
+            return part.final_states(policy), {}
+    with recorded(policy, inner) as states:
+        return part.final_states(policy), states
 
-    def __init__(
-        self, policy: Policy, batch: Completions, rows: list[int], sites: tuple[Site, ...]
-    ) -> None:
-        self.policy = policy
-        self.inner = [site for site in sites if site != "final"]
-        longest = max(len(batch.tokens[row]) for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        row_of: list[int] = []
-        position: list[int] = []
-        step: list[int] = []
-        for i, row in enumerate(rows):
-            tokens, start = batch.tokens[row], batch.prompt_lengths[row] - 1
-            ids[i, : len(tokens)] = torch.tensor(tokens)
-            count = len(tokens) - start - 1
-            row_of += [i] * count
-            position += range(start, start + count)
-            step += range(count)
-        self.ids = ids.to(policy.device)
-        self.picked = torch.tensor(row_of), torch.tensor(position)
-        self.where = torch.tensor(rows)[self.picked[0]], torch.tensor(step)
-        self.actions = self.ids[self.picked[0], self.picked[1] + 1]
 
-    def forward(self) -> tuple[Tensor, dict[Site, Tensor]]:
-        """The final states of the scored positions, and the states at the sites below."""
-        base = self.policy.model.base_model
-        if not self.inner:
-            with torch.no_grad():
-                return base(input_ids=self.ids, use_cache=False).last_hidden_state[self.picked], {}
-        with recorded(self.policy, self.inner) as states:
-            output = base(input_ids=self.ids, use_cache=False)
-        return output.last_hidden_state[self.picked], states
-
-    def backward(
-        self,
-        final: Tensor,
-        states: dict[Site, Tensor],
-        cotangent: Tensor,
-        into: dict[Site, Tensor],
-    ) -> None:
-        """Carry a cotangent of the final states to the sites."""
-        if "final" in into:
-            into["final"][self.where] = cotangent
-        if self.inner:
-            found = torch.autograd.grad(final, [states[site] for site in self.inner], cotangent)
-            for site, gradient in zip(self.inner, found, strict=True):
-                into[site][self.where] = gradient[self.picked]
+def _backward(
+    part: ScoredBatch,
+    final: Tensor,
+    states: dict[Site, Tensor],
+    cotangent: Tensor,
+    into: dict[Site, Tensor],
+) -> None:
+    """Carry a cotangent of the final states to the sites."""
+    inner = [site for site in into if site != "final"]
+    found = torch.autograd.grad(final, [states[s] for s in inner], cotangent) if inner else ()
+    for site, gradient in zip(inner, found, strict=True):
+        into[site][part.into] = gradient[part.at]
+    if "final" in into:
+        into["final"][part.into] = cotangent

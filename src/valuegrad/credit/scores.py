@@ -1,4 +1,4 @@
-"""Score vectors s = ∂/∂h Σ_k log π(o_k|s_k) of rollouts at the state that a group shares.
+"""Score vectors s = ∂/∂h Σ_k log π(o_k|s_k) of rollouts at the state that a group shares (Eq. 9).
 
 N prompts · G completions of each · D width
 """

@@ -63,15 +63,7 @@ def headroom(
 
 
 def log_mean_exp(p: Float[Tensor, "B A"], x: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
-    """Log E[e^x], to full precision also where x is nearly always nearly 0.
-
-    Args:
-        p: probabilities.
-        x: exponents of mean 0.
-
-    Returns:
-        One value a row.
-    """
+    """Log E[e^x] of exponents with mean 0, to full precision also where nearly all are nearly 0."""
     largest = torch.where(p > 0, x, -torch.inf).amax(1, keepdim=True)
     small = torch.log1p((p * torch.expm1(x.clamp(max=LARGE))).sum(1))
     return torch.where(

@@ -1,4 +1,4 @@
-"""The expected reward on a task's held-out prompts: exact where it can be, from rollouts otherwise.
+"""The expected reward on held-out prompts: exact where it can be, from rollouts otherwise.
 
 N prompts
 """
@@ -8,23 +8,21 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.credit.answer_gradients import answer_values
-from valuegrad.impact.vocabulary import expected_rewards
+from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.model.policy import Policy
-from valuegrad.one_token_prompts import one_token_prompts
-from valuegrad.prompts import completion_prompts, one_token
+from valuegrad.prompts import Prompts, tokenise
 from valuegrad.sampler import rollouts as draw
 from valuegrad.tasks.task import Task
 
 
 def held_out_rewards(
-    policy: Policy, task: Task, *, rollouts: int = 16, seed: int = 0
+    policy: Policy, task: Task | Prompts, *, rollouts: int = 16, seed: int = 0
 ) -> Float[Tensor, " N"]:
     """E[R] of each held-out prompt.
 
     Args:
         policy: the policy.
-        task: any task.
+        task: any task, or prompts of one from `tokenise`.
         rollouts: completions drawn of each prompt where the reward has no closed form. The same
             seed before and after training couples the draws, which takes noise off the gain.
         seed: of the draws.
@@ -38,10 +36,9 @@ def held_out_rewards(
     Example:
         ``held_out_rewards(load_policy("runs/step100"), arithmetic()).mean()``
     """
-    if one_token(policy, task):
-        prompts = one_token_prompts(policy, task.evaluation, task.reward)
-        return expected_rewards(policy, prompts)
-    asked = completion_prompts(policy, task, task.evaluation)
-    if asked.exact:
-        return answer_values(policy, asked)
-    return draw(policy, asked, rollouts, seed=seed).rewards.mean(1)
+    prompts = tokenise(policy, task).evaluation if isinstance(task, Task) else task
+    if prompts.kind == "one token":
+        return vocabulary.rewards(policy, prompts)
+    if prompts.kind == "exact":
+        return teacher_forced.rewards(policy, prompts)
+    return sampled.rewards(draw(policy, prompts, rollouts, seed=seed))

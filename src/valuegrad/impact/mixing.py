@@ -38,14 +38,7 @@ class Mixing:
     posterior: FloatArray
 
     def expected(self, values: FloatArray) -> FloatArray:
-        """E[f(p) | k] of each prompt.
-
-        Args:
-            values: f at each grid point; where a prompt's posterior is 0, it may be infinite.
-
-        Returns:
-            One expectation a prompt. Their mean estimates E[f(p)] over prompts.
-        """
+        """E[f(p) | k] of each prompt, from f at each grid point (infinite where p is ruled out)."""
         found: FloatArray = np.where(self.posterior > 0, self.posterior * values, 0.0).sum(1)
         return found
 
@@ -106,14 +99,8 @@ def pseudo_values(
 ) -> FloatArray:
     """Jackknife pseudo-values of a mean over prompts that rests on the fit to all of them.
 
-    Args:
-        successes: k of each prompt.
-        rollouts: n.
-        rows_of: the values whose mean is taken, one a prompt, for a fit.
-
-    Returns:
-        N T − (N − 1) T_{−q} of each prompt q, T_{−q} with q left out of fit and mean: their
-        standard error is that of the mean, the fit's own uncertainty included.
+    N T − (N − 1) T_{−q} of each prompt q, T_{−q} with q left out of fit and mean: their standard
+    error is that of the mean, the fit's own uncertainty included.
     """
     counts = np.asarray(successes)
     fit, count = mixing(counts, rollouts), len(counts)

@@ -5,15 +5,28 @@ N prompts
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from valuegrad.impact.signal import Columns, Impact
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from valuegrad.impact.signal import Impact
 
 READY, SOLVED, OUT_OF_REACH = "ready", "solved", "out of reach"
 VERDICTS = (READY, SOLVED, OUT_OF_REACH)
 
 
-def readiness(impact: Impact, *, one_token: bool) -> Columns:
+@dataclass(frozen=True, eq=False)
+class Readiness:
+    """Signal, signal × headroom and one of `VERDICTS` for each prompt."""
+
+    signal: Float[Tensor, " N"]
+    readiness: Float[Tensor, " N"]
+    verdict: np.ndarray
+
+
+def readiness(impact: Impact, *, one_token: bool) -> Readiness:
     """Signal × headroom of each prompt, and the verdict on it.
 
     A prompt teaches nothing by a group that earns the same throughout. Where that is more likely
@@ -22,21 +35,9 @@ def readiness(impact: Impact, *, one_token: bool) -> Columns:
     The signal of one-token answers is the alignment. At the prompt's last position that sees the
     first token alone, which is no matter where the first digit of a sum is plain and the next one
     is not: of longer answers the signal is E[Â R] = slope × Var R, reward times advantage.
-
-    Args:
-        impact: of the method that will train.
-        one_token: whether completions are one token.
-
-    Returns:
-        The columns ``signal``, ``readiness``, signal × headroom, and ``verdict``, one of
-        `VERDICTS`.
     """
     rows = impact.rows
-    signal = rows["alignment"] if one_token else rows["slope"] * rows["reward_variance"]
-    silent = rows["zero_spread"] > 0.5
-    verdict = np.where(rows["reward"] >= 0.5, SOLVED, OUT_OF_REACH)
-    return {
-        "signal": signal,
-        "readiness": signal * rows["headroom"],
-        "verdict": np.where(silent, verdict, READY),
-    }
+    signal = rows.alignment if one_token else rows.slope * rows.reward_variance
+    unequal = (rows.zero_spread <= 0.5).numpy()
+    verdict = np.where(rows.reward.numpy() >= 0.5, SOLVED, OUT_OF_REACH)
+    return Readiness(signal, signal * rows.headroom, np.where(unequal, READY, verdict))

@@ -1,25 +1,25 @@
-"""Impact from rollouts, for any reward (theory §2, §6): unbiased where an unbiased estimate exists.
+"""Eqs. 24 to 28 from rollouts, for any reward: unbiased where an unbiased estimate exists.
 
-A group of n rollouts shares the prompt's last state, so it gives G there for free; deeper states
-get groups of their own. Σ is the U-centred estimate of `squared_norm`. What bends in the reward's
-distribution (headroom, 1/σ, norms) has no unbiased estimate: with rewards 0 or 1 it is expected
-over the fitted mixture of success probabilities (`mixing`, `signal_slopes`), otherwise corrected by
-half samples.
+One of three ways to measure, beside `vocabulary` and `teacher_forced`: `measure`, `update`,
+`rewards`. A group of n rollouts shares the prompt's last state, so it gives G there for free;
+deeper states get groups of their own. Σ is the U-centred estimate of `squared_norm` (correction C).
+What bends in the reward's distribution (headroom, 1/σ, norms) has no unbiased estimate: with
+rewards 0 or 1 it is expected over the fitted mixture of success probabilities (`mixing`,
+`signal_slopes`), otherwise corrected by half samples.
 
 N prompts · n rollouts of each · D width
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import gammaln
+from scipy.stats import hypergeom
 from torch import Tensor
 
 from valuegrad.credit.scores import prompt_state_scores
@@ -28,18 +28,28 @@ from valuegrad.errors import UserError
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
 from valuegrad.impact.headroom import headroom
 from valuegrad.impact.mixing import Mixing, mixing, pseudo_values
-from valuegrad.impact.signal import Columns, Impact, check_settings, summarise, tilted_columns
+from valuegrad.impact.sampled_update import reweighted_update, update
+from valuegrad.impact.signal import (
+    GradientSignals,
+    Impact,
+    RewardMoments,
+    Signals,
+    check_settings,
+    summarise,
+    undefined_where_zero,
+)
 from valuegrad.impact.signal_slopes import inverse_deviation, signal_slopes
-from valuegrad.impact.teacher_forced import state_entropies
 from valuegrad.methods import METHODS, XI, Method, PopulationAdvantages
-from valuegrad.model.policy import Policy, Site, final_states
-from valuegrad.one_token_prompts import batches
+from valuegrad.model.batches import entropies, prompt_states
+from valuegrad.model.policy import Policy, Site
 from valuegrad.sampler import Rollouts, check_log_probabilities
 
-LEAST = 4
+__all__ = ["measure", "rewards", "reweighted_update", "update"]
+
+LEAST = 4  # rollouts that an unbiased estimate needs
 
 
-def measure_rollouts(
+def measure(
     policy: Policy,
     drawn: Rollouts,
     *,
@@ -49,88 +59,78 @@ def measure_rollouts(
     group_size: int = 16,
     deeper: tuple[Sequence[int], Rollouts] | None = None,
 ) -> tuple[dict[Method, Impact], float]:
-    """Measure everything of theory §6 from groups of rollouts.
+    """Measure everything of theory §6 from groups of rollouts, one a prompt.
 
-    Args:
-        policy: the policy that drew them.
-        drawn: one group a prompt.
-        methods: which critic-free methods.
-        site: ``"embedding"``, a block's number or ``"final"``.
-        alpha: tilt of the headroom (Eq. 28), above 0.
-        group_size: completions of a group in training, for pass@k and zero-spread groups; at most
-            the rollouts of a prompt.
-        deeper: further states with groups of their own, and the number of each one's prompt; Σ, Λ
-            and alignment are averaged over a prompt's states first.
-
-    Returns:
-        One `Impact` a method, and by how much the log-probabilities of the draws differ from those
-        of a forward pass over the whole, nats. Standard errors are by prompts; NaN where every
-        reward is the same, which tells nothing of how far the rest is from it.
-
-    Raises:
-        UserError: fewer than 4 rollouts a prompt or than the group size; no such site.
-        RunError: the draws are not the policy's.
+    ``deeper`` are further states with groups of their own, and the number of each one's prompt; Σ,
+    Λ and alignment are averaged over a prompt's states first. Beside the impacts this returns by
+    how much the log-probabilities of the draws differ from those of a forward pass, in nats.
     """
     check_settings(alpha, group_size)
     n = drawn.rewards.shape[1]
     if n < max(LEAST, group_size):
-        raise UserError(
-            "rollouts",
-            str(n),
-            f"at least {max(LEAST, group_size)}: the unbiased estimator needs "
-            f"{LEAST}, pass@k and zero-spread groups as many as the group size",
-            "raise --rollouts, or lower --group-size",
+        wanted = (
+            f"at least {max(LEAST, group_size)}: the unbiased estimator needs {LEAST}, pass@k and "
+            "zero-spread groups as many as the group size"
         )
-    rewards = drawn.rewards.numpy()
-    every = [rewards] if deeper is None else [rewards, deeper[1].rewards.numpy()]
-    binary = all(bool(np.isin(values, (0.0, 1.0)).all()) for values in every)
-    shared = _reward_columns(rewards, alpha, group_size, binary)
-    shared["entropy"] = _entropies(policy, drawn)
-    states = _States(policy, site, methods, binary)
-    difference = states.add(range(len(rewards)), drawn)
-    if deeper is not None:
-        difference = max(difference, states.add(*deeper))
-    uncertain = dict(shared)
-    if binary:
-        uncertain["headroom"] = pseudo_values(
-            _successes(rewards), n, lambda fit: _expected_headroom(fit, alpha)
-        )
+        raise UserError("rollouts", str(n), wanted, "raise it, or lower `group_size`")
+    groups = [(range(len(drawn.rewards)), drawn), *([deeper] if deeper else [])]
+    binary = all(binary_rewards(group.rewards) for _, group in groups)
+    entropy = entropies(policy, prompt_states(policy, drawn.prefixes)).cpu()
+    moments = _moments(drawn.rewards, entropy, alpha, group_size, binary)
+    populations = sampled_populations(drawn.rewards, methods, binary)
+    found: dict[Method, list[GradientSignals]] = {m: [] for m in methods}
+    difference = 0.0
+    for prompts, group in groups:
+        scores, logp = prompt_state_scores(policy, group, site)
+        difference = max(difference, check_log_probabilities(policy, group, logp))
+        # A completion has one advantage at all of its states: its prompt's.
+        given = {m: p.at(list(prompts)) for m, p in populations.items()}
+        own = None if group is drawn else given
+        for m, signals in state_signals(scores, group.rewards, methods, binary, own).items():
+            found[m].append(signals)
+    owners = torch.tensor([prompt for prompts, _ in groups for prompt in prompts])
     impacts = {}
     for m in methods:
-        columns = states.means(m)
-        impact = summarise(m, states.site, alpha, group_size, {**shared, **columns})
-        errors = summarise(m, states.site, alpha, group_size, {**uncertain, **columns})
-        # Where all prompts say the same, as without any success, they do not say how sure it is.
-        known = {k: e if e > 0 else math.nan for k, e in errors.standard_errors.items()}
-        impacts[m] = dataclasses.replace(impact, standard_errors=known)
+        rows = Signals(**vars(moments), **_by_prompt(found[m], owners))
+        uncertain = rows
+        if binary:
+            counts = _successes(drawn.rewards)
+            jackknifed = pseudo_values(counts, n, lambda fit: _expected_headroom(fit, alpha))
+            uncertain = replace(rows, headroom=torch.from_numpy(jackknifed))
+        impact = summarise(m, site, alpha, group_size, rows, uncertain)
+        known = undefined_where_zero(impact.standard_errors)
+        impacts[m] = replace(impact, standard_errors=known)
     return impacts, difference
 
 
-def _successes(rewards: np.ndarray) -> np.ndarray:
-    return np.asarray(rewards.sum(1).round().astype(int))
+def rewards(drawn: Rollouts) -> Float[Tensor, " N"]:
+    """The mean reward of each prompt's rollouts."""
+    return drawn.rewards.mean(1)
 
 
-def sampled_headrooms(values: np.ndarray, alpha: float, binary: bool) -> np.ndarray:
+def binary_rewards(values: Tensor) -> bool:
+    """Whether every reward is 0 or 1."""
+    return bool(torch.isin(values, torch.tensor([0.0, 1.0], dtype=values.dtype)).all())
+
+
+def sampled_headrooms(
+    values: Float[Tensor, "N n"], alpha: float, binary: bool
+) -> Float[Tensor, " N"]:
     """H_α of each prompt from its rollouts (Eq. 28), bias-corrected.
 
-    Args:
-        values: rewards, one row a prompt.
-        alpha: the tilt.
-        binary: whether every reward is known to be 0 or 1.
-
-    Returns:
-        With binary rewards the expectation over the fitted success probabilities, else corrected by
-        half samples.
+    With rewards 0 or 1 the expectation over the fitted success probabilities, else corrected by
+    half samples.
     """
     if binary:
-        return _expected_headroom(_fit(values), alpha)
-    rewards = torch.from_numpy(values)
-    return half_sample_corrected(
-        lambda part: headroom(rewards[:, part], alpha).numpy(), values.shape[1]
-    )
+        return torch.from_numpy(_expected_headroom(_fit(values), alpha))
+    return half_sample_corrected(lambda part: headroom(values[:, part], alpha), values.shape[1])
 
 
-def _fit(values: np.ndarray) -> Mixing:
+def _successes(values: Tensor) -> np.ndarray:
+    return np.asarray(values.sum(1).round().long())
+
+
+def _fit(values: Tensor) -> Mixing:
     return _fit_to(tuple(_successes(values).tolist()), values.shape[1])
 
 
@@ -146,87 +146,47 @@ def _expected_headroom(fit: Mixing, alpha: float) -> np.ndarray:
     return fit.expected(headroom(outcome, alpha, p).numpy())
 
 
-class _States:
-    """Gradients' measurements of states, gathered by prompt."""
-
-    def __init__(self, policy: Policy, site: Site, methods: Sequence[Method], binary: bool) -> None:
-        self.policy, self.site, self.methods, self.binary = policy, site, methods, binary
-        self.found: dict[Method, list[tuple[np.ndarray, Columns]]] = {m: [] for m in methods}
-        self.populations: dict[Method, PopulationAdvantages] = {}
-
-    def add(self, prompts: Sequence[int], drawn: Rollouts) -> float:
-        """Measure the states that groups share; returns the difference in log-probability."""
-        scores, logp = prompt_state_scores(self.policy, drawn, self.site)
-        difference = check_log_probabilities(self.policy, drawn, logp)
-        populations = None
-        if self.populations:
-            # A completion has one advantage at all of its states: its prompt's.
-            populations = {m: p.at(list(prompts)) for m, p in self.populations.items()}
-        else:
-            self.populations = sampled_populations(drawn.rewards, self.methods, self.binary)
-        columns = state_columns(scores, drawn.rewards, self.methods, self.binary, populations)
-        for m in self.methods:
-            self.found[m].append((np.array(prompts), columns[m]))
-        return difference
-
-    def means(self, method: Method) -> Columns:
-        """The mean over each prompt's states."""
-        parts = self.found[method]
-        prompts = np.concatenate([p for p, _ in parts])
-        count = np.bincount(prompts)
-        return {
-            name: np.bincount(prompts, np.concatenate([c[name] for _, c in parts])) / count
-            for name in parts[0][1]
-        }
+def _by_prompt(parts: Sequence[GradientSignals], owners: Tensor) -> dict[str, Tensor]:
+    """The mean over each prompt's states."""
+    count = owners.bincount().double()
+    return {
+        name: torch.bincount(owners, torch.cat([getattr(part, name) for part in parts])) / count
+        for name in vars(parts[0])
+    }
 
 
-def state_columns(
+def state_signals(
     scores: Float[Tensor, "N n D"],
     rewards: Float[Tensor, "N n"],
     methods: Sequence[Method],
     binary: bool,
     populations: Mapping[Method, PopulationAdvantages] | None = None,
-) -> dict[Method, Columns]:
-    """Slope, Σ, alignment and both Λ of each state, by method.
+) -> dict[Method, GradientSignals]:
+    """Slope, Σ, alignment and both Λ of states, from the score vectors of their rollouts.
 
-    Args:
-        scores: score vectors of the rollouts at the state that their group shares.
-        rewards: of each rollout.
-        methods: which critic-free methods.
-        binary: whether every reward is 0 or 1.
-        populations: for deeper states the advantages of their prompts, from `sampled_populations`
-            of other rollouts; None where these are the prompts' own rollouts.
-
-    Returns:
-        Columns as `summarise` takes them.
+    ``populations`` are, for deeper states, the advantages of their prompts; None where these are
+    the prompts' own rollouts.
     """
     wide, r = scores.double().cpu(), rewards.double()
-    squared = squared_norm(wide, r).numpy()
-    gram = (wide @ wide.mT).numpy()
-    values, own = r.numpy(), populations is None
+    squared, gram = squared_norm(wide, r), wide @ wide.mT
+    own = populations is None
     populations = populations or sampled_populations(r, methods, binary)
-    if binary:
-        fit = _fit(values)
-        probability = fit.expected(fit.grid)
+    fit = _fit(r) if binary else None
     result = {}
-    for m in methods:
-        slope, baseline = populations[m].slope.numpy(), populations[m].baseline.numpy()
-        aligned = slope * squared
-        if binary:
-            if m == "grpo" and own:
-                aligned = signal_slopes(fit, _successes(values), values.shape[1]) * squared
-            error = two_valued_costate_error(gram, values, probability, populations[m])
+    for m, population in populations.items():
+        aligned = population.slope * squared
+        if m == "grpo" and own:
+            aligned = _own_alignment(wide, r)
+            if fit is not None:
+                slopes = signal_slopes(fit, _successes(r), r.shape[1])
+                aligned = torch.from_numpy(slopes) * squared
+        if fit is not None:
+            probability = torch.from_numpy(fit.expected(fit.grid))
+            error = two_valued_costate_error(gram, r, probability, population)
         else:
-            if m == "grpo" and own:
-                aligned = _own_alignment(wide, r)
-            error = costate_error(gram, values, squared, slope, baseline)
-        result[m] = {
-            "slope": slope,
-            "sigma": squared,
-            "alignment": aligned,
-            "lambda_conditional": np.sign(slope - 1) * (aligned - squared),
-            "lambda_sample": error,
-        }
+            error = costate_error(gram, r, squared, population)
+        gap = (population.slope - 1).sign() * (aligned - squared)
+        result[m] = GradientSignals(population.slope, squared, aligned, gap, error)
     return result
 
 
@@ -235,111 +195,73 @@ def sampled_populations(
 ) -> dict[Method, PopulationAdvantages]:
     """Slope and baseline of each prompt's advantages by method, from its rollouts.
 
-    Args:
-        rewards: one group a prompt.
-        methods: which critic-free methods.
-        binary: whether every reward is 0 or 1; then 1/(σ + ξ) is its expectation over the values
-            that p may have.
-
-    Returns:
-        The limit of `advantages` for large groups, estimated; a prompt whose rewards are all equal
-        has slope 0 with ``grpo`` where they are not binary.
+    The limit of `advantages` for large groups, estimated. With rewards 0 or 1, 1/(σ + ξ) is its
+    expectation over the values that p may have; otherwise it is 0 for ``grpo`` where a prompt's
+    rewards are all equal.
     """
-    values = rewards.double().numpy()
-    mean = values.mean(1)
-    own = np.ones(len(values))
+    values = rewards.double()
+    mean, one = values.mean(1), torch.ones(len(values), dtype=torch.float64)
     if binary:
         fit = _fit(values)
-        mean = fit.expected(fit.grid)
-        own = fit.expected(inverse_deviation(fit.grid))
-    elif "grpo" in methods:
-        own = np.where(np.ptp(values, axis=1) > 0, 1 / (values.std(1, ddof=1) + XI), 0.0)
-    whole = float(1 / (values.std() + XI))
-    found = {}
-    for m in methods:
-        slope = {"grpo": own, "ppo": np.full(len(values), whole)}.get(m, np.ones(len(values)))
-        baseline = {"reinforce": np.zeros(len(values)), "ppo": np.full(len(values), values.mean())}
-        found[m] = PopulationAdvantages(
-            torch.from_numpy(slope), torch.from_numpy(baseline.get(m, mean))
-        )
-    return found
+        mean = torch.from_numpy(fit.expected(fit.grid))
+        own = torch.from_numpy(fit.expected(inverse_deviation(fit.grid)))
+    else:
+        own = _inverse_deviations(values)
+    pooled = values.mean().expand_as(mean)
+    pooled_slope = 1 / (values.std(correction=0) + XI)
+    known = {
+        "grpo": PopulationAdvantages(own, mean),
+        "ppo": PopulationAdvantages(pooled_slope.expand_as(mean), pooled),
+        "reinforce": PopulationAdvantages(one, torch.zeros_like(one)),
+    }
+    return {m: known.get(m, PopulationAdvantages(one, mean)) for m in methods}
 
 
-def _own_alignment(scores: Float[Tensor, "N n D"], r: Float[Tensor, "N n"]) -> np.ndarray:
+def _inverse_deviations(values: Float[Tensor, "N n"]) -> Float[Tensor, " N"]:
+    """1/(σ + ξ) of each group; 0 where all rewards are equal, whatever 1/ξ makes of rounding."""
+    return torch.where(values.amax(1) > values.amin(1), 1 / (values.std(1) + XI), 0.0)
+
+
+def _own_alignment(scores: Float[Tensor, "N n D"], r: Float[Tensor, "N n"]) -> Float[Tensor, " N"]:
     """E[‖G‖²/(σ + ξ)] where σ and G are of the same rollouts."""
-    values = r.numpy()
 
-    def aligned(part: slice) -> np.ndarray:
-        # A group of equal rewards has no signal, whatever 1/ξ makes of rounding.
-        spread = np.ptp(values[:, part], axis=1) > 0
-        slope = 1 / (values[:, part].std(1, ddof=1) + XI)
-        return np.where(spread, slope * squared_norm(scores[:, part], r[:, part]).numpy(), 0.0)
+    def aligned(part: slice) -> Tensor:
+        return _inverse_deviations(r[:, part]) * squared_norm(scores[:, part], r[:, part])
 
-    return half_sample_corrected(aligned, values.shape[1])
+    return half_sample_corrected(aligned, r.shape[1])
 
 
-def half_sample_corrected(estimate: Callable[[slice], np.ndarray], n: int) -> np.ndarray:
+def half_sample_corrected(estimate: Callable[[slice], Tensor], n: int) -> Tensor:
     """Take off a bias that falls as 1/n: 2 T(n) − mean T(n/2) over the halves (Quenouille 1949).
 
-    Args:
-        estimate: of a part of the rollouts.
-        n: how many there are; below 8 there are no halves of 4 and nothing is taken off.
-
-    Returns:
-        The corrected estimate.
-
-    Example:
-        >>> x = np.arange(8.0)[None]
-        >>> half_sample_corrected(lambda part: x[:, part].mean(1), 8)
-        array([3.5])
+    Below 8 rollouts there are no halves of 4 and nothing is taken off.
     """
     whole, half = estimate(slice(None)), n // 2
     if half < LEAST:
         return whole
-    halves: np.ndarray = estimate(slice(0, half)) + estimate(slice(half, 2 * half))
+    halves = estimate(slice(0, half)) + estimate(slice(half, 2 * half))
     return 2 * whole - halves / 2
 
 
-def _reward_columns(values: np.ndarray, alpha: float, group_size: int, binary: bool) -> Columns:
-    n = values.shape[1]
-    tilts = alpha * values
-    top = tilts.max()
-    columns = {
-        "reward": values.mean(1),
-        "reward_variance": values.var(1, ddof=1),
-        "pass_at_k": 1 - _none_of(n - (values >= 1).sum(1), n, group_size),
-        "zero_spread": _equal(values, group_size),
-    }
-    columns["headroom"] = sampled_headrooms(values, alpha, binary)
-    log_tilts = np.log(np.exp(tilts - top).mean(1)) + top
-    return columns | tilted_columns(alpha, log_tilts, columns["reward"])
-
-
-def _none_of(failures: np.ndarray, n: int, size: int) -> np.ndarray:
-    """The chance that ``size`` of n rollouts, without replacement, are all among some of them.
-
-    C(f, k) / C(n, k): unbiased for (1 − p)^k (Chen et al. 2021).
-    """
-    f = np.maximum(failures, size).astype(float)
-    log = gammaln(f + 1) - gammaln(f - size + 1) - gammaln(n + 1) + gammaln(n - size + 1)
-    return np.asarray(np.where(failures >= size, np.exp(log), 0.0))
-
-
-def _equal(values: np.ndarray, size: int) -> np.ndarray:
-    """Unbiased chance that a group earns the same throughout: the above over each value."""
-    n = values.shape[1]
-    found = np.zeros(len(values))
-    for row, group in enumerate(values):
-        counts = np.unique(group, return_counts=True)[1]
-        found[row] = _none_of(counts, n, size).sum()
-    return found
-
-
-@torch.no_grad()
-def _entropies(policy: Policy, drawn: Rollouts) -> np.ndarray:
-    lengths = [len(prefix) for prefix in drawn.prefixes]
-    found = torch.empty(len(lengths), dtype=torch.float64, device=policy.device)
-    for rows in batches(lengths, 8192):
-        states = final_states(policy, [drawn.prefixes[row] for row in rows])
-        found[rows] = state_entropies(policy, states)
-    return found.cpu().numpy()
+def _moments(
+    rewards: Float[Tensor, "N n"],
+    entropy: Float[Tensor, " N"],
+    alpha: float,
+    group_size: int,
+    binary: bool,
+) -> RewardMoments:
+    values, n = rewards.double(), rewards.shape[1]
+    counts = [torch.unique(group, return_counts=True)[1].numpy() for group in values]
+    right = (values >= 1).sum(1).numpy()
+    return RewardMoments(
+        reward=values.mean(1),
+        reward_variance=values.var(1),
+        entropy=entropy,
+        headroom=sampled_headrooms(values, alpha, binary),
+        log_tilt=torch.logsumexp(alpha * values, 1) - np.log(n),
+        # Groups drawn from the rollouts without replacement: unbiased (Chen et al. 2021).
+        pass_at_k=torch.from_numpy(1 - hypergeom.pmf(group_size, n, n - right, group_size)),
+        zero_spread=torch.tensor(
+            [hypergeom.pmf(group_size, n, c, group_size).sum() for c in counts], dtype=torch.float64
+        ),
+    )

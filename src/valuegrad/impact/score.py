@@ -1,4 +1,4 @@
-"""One checkpoint's score: every measurement of theory §6 in one record."""
+"""One checkpoint's score: every measurement of theory §6 (Eqs. 24 to 31) in one record."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 
 from valuegrad.budget import Budget
 from valuegrad.checkpoints.files import weights_sha256
-from valuegrad.impact.estimators import Estimate, estimate
+from valuegrad.impact.estimator import Measured, estimator
+from valuegrad.impact.probe import move
 from valuegrad.impact.readiness import readiness
 from valuegrad.impact.settings import Sampling
-from valuegrad.impact.signal import Columns, check_settings
+from valuegrad.impact.signal import Measurements, check_settings
 from valuegrad.model.policy import Policy, Site, check_full_precision
 from valuegrad.model.sites import check_site
+from valuegrad.prompts import tokenise
 from valuegrad.tasks.task import Task, check_task
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class Score(Measurements):
     """How much RL is expected to help one checkpoint, and what that rests on.
 
     The fields are the keys of ``valuegrad score --json``; theory §6 defines the measurements.
@@ -46,22 +48,8 @@ class Score:
     closed_form: bool
     learning_rate: float
     updates: tuple[int, ...]
-    reward_before: float
-    sigma: float
-    lambda_conditional: float
-    lambda_sample: float
-    alignment: float
-    headroom: float
-    headroom_pooled: float
-    p_gap: float
-    p_gap_conditional: float
-    p_alignment: float
     probe_step: float
-    entropy: float
-    reward_variance: float
-    pass_at_k: float
     gradient_norm: float
-    zero_spread_groups: float
     standard_errors: dict[str, float]
     estimator: str
     probe_prompts: int
@@ -70,7 +58,7 @@ class Score:
     empty: float | None
     logp_difference: float | None
     seconds: float
-    rows: Columns = field(repr=False)
+    rows: dict[str, np.ndarray] = field(repr=False)
     """Per-prompt values, not part of the JSON; ``:method`` ends the name of what depends on it."""
 
 
@@ -99,30 +87,30 @@ def score(
         The score. Its rows hold every method's measurements, its fields those of the budget's.
 
     Raises:
-        UserError: as `estimate`.
+        UserError: settings out of range, a half-precision policy, prompts, answers or a reward that
+            cannot be used.
+        RunError: draws that are not the policy's.
 
     Example:
         ``score(load_policy("runs/step100"), label_copy()).probe_step``
     """
     start = time.perf_counter()
-    budget = budget or Budget()
+    budget, sampling = budget or Budget(), sampling or Sampling()
     site = check_site(policy, site)
     check_task(task)
     check_full_precision(policy)
     check_settings(alpha, budget.group_size)
-    found = estimate(
-        policy,
-        task,
-        budget,
-        distance=budget.learning_rate * probe_updates(budget),
-        site=site,
-        alpha=alpha,
-        sampling=sampling or Sampling(),
-    )
+    prompts = tokenise(policy, task)
+    way = estimator(policy, prompts, budget, sampling, site=site, alpha=alpha)
+    found = way.measure()
     impact, drawn = found.impacts[budget.method], found.drawn
-    errors = {**impact.standard_errors, "probe_step": _standard_error(found.change)}
+    distance = budget.learning_rate * probe_updates(budget)
+    # The rewards were measured on the way to the impact.
+    probed = move(way, impact.rows.reward.to(policy.device), [distance])
+    change = probed.change[0].cpu().numpy()
     checkpoint = policy.checkpoint
     return Score(
+        **vars(impact.means),
         checkpoint=checkpoint.name,
         revision=checkpoint.revision,
         step=checkpoint.step,
@@ -135,34 +123,39 @@ def score(
         alpha=alpha,
         n_prompts=len(task.evaluation),
         group_size=budget.group_size,
-        closed_form=found.estimator != "sampled",
+        closed_form=way.name != "sampled",
         learning_rate=budget.learning_rate,
         updates=budget.updates,
-        probe_step=float(found.change.mean()),
-        gradient_norm=found.probe.gradient_norm,
-        standard_errors=errors,
-        estimator=found.estimator,
-        probe_prompts=found.probe_prompts,
+        probe_step=float(change.mean()),
+        gradient_norm=probed.gradient_norm,
+        standard_errors={**vars(impact.standard_errors), "probe_step": _standard_error(change)},
+        estimator=way.name,
+        probe_prompts=way.probe_prompts,
         rollouts=None if drawn is None else drawn.rewards.shape[1],
         truncated=None if drawn is None else float(drawn.truncated.double().mean()),
         empty=None if drawn is None else float(drawn.empty.double().mean()),
         logp_difference=found.logp_difference,
         seconds=time.perf_counter() - start,
-        rows=_rows(found, task, budget),
-        **impact.means,
+        rows=_rows(found, task, budget, change, prompts.kind == "one token"),
     )
 
 
-def _rows(found: Estimate, task: Task, budget: Budget) -> Columns:
+def _rows(
+    found: Measured, task: Task, budget: Budget, change: np.ndarray, one_token: bool
+) -> dict[str, np.ndarray]:
+    """The per-prompt values as columns of a table."""
     impact = found.impacts[budget.method]
-    per_method = {"slope", "alignment", "lambda_conditional", "lambda_sample"}
-    rows = {k: v for k, v in impact.rows.items() if k not in per_method}
+    shared = ("reward", "reward_variance", "entropy", "headroom", "pass_at_k", "zero_spread")
+    columns = {name: getattr(impact.rows, name) for name in (*shared, "sigma")}
     for m, other in found.impacts.items():
-        rows |= {f"{k}:{m}": other.rows[k] for k in sorted(per_method)}
-    rows |= readiness(impact, one_token=found.one_token)
-    return rows | {
-        "probe_step": found.change,
-        "prompt": np.array([e.prompt for e in task.evaluation]),
+        for name in ("alignment", "lambda_conditional", "lambda_sample", "slope"):
+            columns[f"{name}:{m}"] = getattr(other.rows, name)
+    columns |= vars(readiness(impact, one_token=one_token))
+    prompts = np.array([e.prompt for e in task.evaluation])
+    return {
+        **{k: np.asarray(v) for k, v in columns.items()},
+        "probe_step": change,
+        "prompt": prompts,
     }
 
 

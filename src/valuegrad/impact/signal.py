@@ -1,7 +1,7 @@
-"""RL impact of a checkpoint: signal, loss, alignment, headroom and the scores made of them.
+"""Σ, Λ and the alignment (Eqs. 24 to 27), and every measurement of a checkpoint made of them.
 
-Whichever way they were measured, theory §6's quantities are per prompt first, then averaged, with
-standard errors by the jackknife over prompts.
+Whichever way prompts were measured, the quantities of theory §6 are per prompt first, then
+averaged, with standard errors by the jackknife over prompts.
 
 N prompts
 """
@@ -9,16 +9,70 @@ N prompts
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
-import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.headroom import LARGE
 from valuegrad.methods import Method
 from valuegrad.model.policy import Site
 
-Columns = dict[str, np.ndarray]
+
+@dataclass(frozen=True, eq=False)
+class RewardMoments:
+    """What the distribution of a prompt's reward decides, float64."""
+
+    reward: Float[Tensor, " N"]  # E[R]
+    reward_variance: Float[Tensor, " N"]
+    entropy: Float[Tensor, " N"]  # of the next token at the prompt's end, nats
+    headroom: Float[Tensor, " N"]  # Eq. 28
+    log_tilt: Float[Tensor, " N"]  # log E[e^{αR}]
+    pass_at_k: Float[Tensor, " N"]
+    zero_spread: Float[Tensor, " N"]  # chance that a group earns the same throughout
+
+
+@dataclass(frozen=True, eq=False)
+class GradientSignals:
+    """What costates and value gradients at a prompt's states give for one method, float64."""
+
+    slope: Float[Tensor, " N"]  # E[λ̂|h] = slope · G
+    sigma: Float[Tensor, " N"]
+    alignment: Float[Tensor, " N"]
+    lambda_conditional: Float[Tensor, " N"]
+    lambda_sample: Float[Tensor, " N"]
+
+
+@dataclass(frozen=True, eq=False)
+class Signals(GradientSignals, RewardMoments):
+    """Everything of theory §6 by prompt, for one method."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Signals:
+        """The same with a function applied to every measurement."""
+        return Signals(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The measurements of a checkpoint, theory §6; or their standard errors."""
+
+    reward_before: float
+    sigma: float
+    lambda_conditional: float
+    lambda_sample: float
+    alignment: float
+    headroom: float
+    headroom_pooled: float
+    p_gap: float
+    p_gap_conditional: float
+    p_alignment: float
+    entropy: float
+    reward_variance: float
+    pass_at_k: float
+    zero_spread_groups: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,95 +84,99 @@ class Impact:
         site: where the gradients live.
         alpha: of the headroom, in inverse reward units.
         group_size: actions a group, for pass@k and zero-spread groups.
-        means: measurement → value, theory §6.
-        standard_errors: measurement → standard error over prompts; the batch's mean and deviation
-            that ppo normalises by are taken as given.
-        rows: measurement → value of each held-out prompt, where it has one.
+        means: the measurements (Eqs. 24 to 28).
+        standard_errors: of the means over prompts; the batch's mean and deviation that ppo
+            normalises by are taken as given. NaN where prompts do not tell.
+        rows: the measurements of each prompt.
     """
 
     method: Method
     site: Site
     alpha: float
     group_size: int
-    means: dict[str, float]
-    standard_errors: dict[str, float]
-    rows: Columns
+    means: Measurements
+    standard_errors: Measurements
+    rows: Signals
 
 
 def check_settings(alpha: float, group_size: int) -> None:
-    """Refuse a tilt or a group size that nothing can be measured with.
-
-    Raises:
-        UserError: one of them is out of range.
-    """
+    """Refuse a tilt or a group size that nothing can be measured with."""
     check_positive("alpha", alpha, "use the default, 5")
     if group_size < 2:
         raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
 
 
-def tilted_columns(alpha: float, log_tilts: np.ndarray, rewards: np.ndarray) -> Columns:
-    """What the pooled headroom needs of each prompt.
-
-    E[e^{αr}] over everything = e^c (1 + E[tilted]) for any centre c; this one keeps the digits.
-
-    Args:
-        alpha: the tilt.
-        log_tilts: log E[e^{αr}] of each prompt.
-        rewards: E[r] of each prompt.
-
-    Returns:
-        The columns ``tilted`` and ``centre``.
-    """
-    centre = alpha * rewards.mean()
-    centre = centre if log_tilts.max() - centre < LARGE else log_tilts.max()
-    return {"tilted": np.expm1(log_tilts - centre), "centre": np.full_like(log_tilts, centre)}
-
-
-def summarise(method: Method, site: Site, alpha: float, group_size: int, rows: Columns) -> Impact:
-    """Average per-prompt measurements, with standard errors by the jackknife over prompts.
-
-    Args:
-        method: the critic-free method.
-        site: where the gradients live.
-        alpha: of the headroom.
-        group_size: of pass@k and zero-spread groups.
-        rows: of each prompt the reward and its variance, entropy, headroom, pass@k, the chance of
-            equal rewards in a group, slope, Σ, alignment, both Λ, and `tilted_columns`.
-
-    Returns:
-        The impact.
-    """
-    totals = {name: values.sum(keepdims=True) for name, values in rows.items()}
-    count = len(rows["reward"])
-    means = _combined({k: total / count for k, total in totals.items()}, alpha, count)
-    errors = dict.fromkeys(means, math.nan)
-    if count > 1:
-        left_out = _combined({k: (totals[k] - rows[k]) / (count - 1) for k in rows}, alpha, count)
-        scale = (count - 1) / count
-        errors = {
-            k: float(np.sqrt(scale * ((v - v.mean()) ** 2).sum())) for k, v in left_out.items()
-        }
-    return Impact(
-        method, site, alpha, group_size, {k: v.item() for k, v in means.items()}, errors, rows
+def signals(
+    moments: RewardMoments,
+    slope: Float[Tensor, " N"],
+    squared: Float[Tensor, " N"],
+    costate_error: Float[Tensor, " N"],
+) -> Signals:
+    """Alignment slope Σ (Eq. 24), Λ = |slope − 1| Σ (Eq. 26), Λ_sample = ‖G‖ E‖λ̂ − G‖, Σ = ‖G‖²."""
+    return Signals(
+        **vars(moments),
+        slope=slope,
+        sigma=squared,
+        alignment=slope * squared,
+        lambda_conditional=(slope - 1).abs() * squared,
+        lambda_sample=squared.sqrt() * costate_error,
     )
 
 
-def _combined(mean: Columns, alpha: float, count: int) -> Columns:
-    """Measurements as functions of the means over prompts, so that a jackknife can redo them."""
-    headroom = mean["headroom"]
+def summarise(
+    method: Method,
+    site: Site,
+    alpha: float,
+    group_size: int,
+    rows: Signals,
+    uncertain: Signals | None = None,
+) -> Impact:
+    """Average the measurements of prompts, with standard errors by the jackknife over prompts.
+
+    ``uncertain`` holds what standard errors are formed of where that is not the rows themselves.
+    """
+    rows = rows.map(lambda x: x.cpu())
+    count = len(rows.reward)
+    means = _combined(rows.map(lambda x: x.mean(0, keepdim=True)), rows, alpha)
+    errors = dict.fromkeys(means, math.nan)
+    if count > 1:
+        spread = rows if uncertain is None else uncertain
+        left_out = _combined(spread.map(lambda x: (x.sum() - x) / (count - 1)), spread, alpha)
+        scale = (count - 1) / count
+        errors = {
+            name: float((scale * (x - x.mean()).square().sum()).sqrt())
+            for name, x in left_out.items()
+        }
+    measured = Measurements(**{name: float(x) for name, x in means.items()})
+    return Impact(method, site, alpha, group_size, measured, Measurements(**errors), rows)
+
+
+def undefined_where_zero(errors: Measurements) -> Measurements:
+    """NaN for errors of 0: prompts that all say the same do not say how sure that is."""
+    return replace(errors, **{k: v if v > 0 else math.nan for k, v in vars(errors).items()})
+
+
+def _combined(mean: Signals, rows: Signals, alpha: float) -> dict[str, Tensor]:
+    """Measurements as functions of means over prompts, of all or with each left out."""
+    # E[e^{αr}] = e^c (1 + E[e^{log tilt − c} − 1]) for any c; this one keeps the digits.
+    centre = alpha * rows.reward.mean()
+    centre = centre if rows.log_tilt.max() - centre < LARGE else rows.log_tilt.max()
+    tilted = torch.expm1(rows.log_tilt - centre)
+    count = len(tilted)
+    tilt = tilted.mean() if len(mean.reward) == 1 else (tilted.sum() - tilted) / (count - 1)
     return {
-        "reward_before": mean["reward"],
-        "sigma": mean["sigma"],
-        "lambda_conditional": mean["lambda_conditional"],
-        "lambda_sample": mean["lambda_sample"],
-        "alignment": mean["alignment"],
-        "headroom": headroom,
-        "headroom_pooled": (np.log1p(mean["tilted"]) + mean["centre"]) / alpha - mean["reward"],
-        "p_gap": (mean["sigma"] - mean["lambda_sample"]) * headroom,
-        "p_gap_conditional": (mean["sigma"] - mean["lambda_conditional"]) * headroom,
-        "p_alignment": mean["alignment"] * headroom,
-        "entropy": mean["entropy"],
-        "reward_variance": mean["reward_variance"],
-        "pass_at_k": mean["pass_at_k"],
-        "zero_spread_groups": count * mean["zero_spread"],
+        "reward_before": mean.reward,
+        "sigma": mean.sigma,
+        "lambda_conditional": mean.lambda_conditional,
+        "lambda_sample": mean.lambda_sample,
+        "alignment": mean.alignment,
+        "headroom": mean.headroom,
+        "headroom_pooled": (torch.log1p(tilt) + centre) / alpha - mean.reward,
+        "p_gap": (mean.sigma - mean.lambda_sample) * mean.headroom,
+        "p_gap_conditional": (mean.sigma - mean.lambda_conditional) * mean.headroom,
+        "p_alignment": mean.alignment * mean.headroom,
+        "entropy": mean.entropy,
+        "reward_variance": mean.reward_variance,
+        "pass_at_k": mean.pass_at_k,
+        "zero_spread_groups": count * mean.zero_spread,
     }

@@ -31,21 +31,8 @@ def signal_slopes(fit: Mixing, successes: FloatArray, rollouts: int) -> FloatArr
     """v(k) of each prompt: what to multiply its unbiased estimate of ‖G‖² by.
 
     The equation above in relative least squares over the values of p that the counts allow, from
-    E[1/(σ + ξ) | k] on and no further from it than it must be.
-
-    Args:
-        fit: of the success probabilities.
-        successes: k of each prompt.
-        rollouts: n, 4 or more.
-
-    Returns:
-        One factor a prompt; 0 for counts below 2 of either outcome, whose estimate of ‖G‖² is 0.
-
-    Example:
-        >>> from valuegrad.impact.mixing import mixing
-        >>> counts = np.array([1, 6, 8, 10])
-        >>> signal_slopes(mixing(counts, 16), counts, 16).round(1)
-        array([0. , 2.1, 1.9, 2. ])
+    E[1/(σ + ξ) | k] on and no further from it than it must be. 0 for counts below 2 of either
+    outcome, whose estimate of ‖G‖² is 0.
     """
     n, grid, weights = rollouts, fit.grid[1:-1], fit.weights[1:-1]
     wanted = inverse_deviation(grid)

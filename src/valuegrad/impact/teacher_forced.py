@@ -1,9 +1,10 @@
-"""Impact in closed form for exact answers of any length (theory §6, identity F).
+"""Eqs. 24 to 28 in closed form for exact answers of any length (correction F).
 
-The reward of a completion is Bernoulli with p = V = π(y|q), so everything that depends on
-expectations follows from V and G. Λ_sample needs every other completion too; at ``"final"`` their
-costates depend on the first token alone, so that it is a sum over the vocabulary there as well, and
-below it is averaged over rollouts.
+One of three ways to measure, beside `vocabulary` and `sampled`: `measure`, `update`, `rewards`. The
+reward of a completion is Bernoulli with p = V = π(y|q), so everything that depends on expectations
+follows from V and G. Λ_sample needs every other completion too; at ``"final"`` their costates
+depend on the first token alone, so that it is a sum over the vocabulary there as well, and below it
+is averaged over rollouts.
 
 N prompts · B of them · D width · V vocabulary
 """
@@ -12,28 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.credit.answer_gradients import AnswerGradients, answer_gradients
+from valuegrad.credit.answer_gradients import (
+    AnswerGradients,
+    answer_gradients,
+    answer_values,
+    log_answer_values,
+)
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates_at
 from valuegrad.credit.score_geometry import centred_head, final_geometry
 from valuegrad.credit.scores import prompt_state_scores
-from valuegrad.credit.value_gradient import head_chunks, probabilities
 from valuegrad.impact.headroom import log_mean_exp
-from valuegrad.impact.signal import Columns, Impact, check_settings, summarise, tilted_columns
+from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
+from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
 from valuegrad.methods import METHODS, Method, PopulationAdvantages, population_advantages
+from valuegrad.model.batches import entropies, head_chunks, probabilities
 from valuegrad.model.policy import Policy, Site
-from valuegrad.prompts import CompletionPrompts
+from valuegrad.prompts import Prompts
 from valuegrad.sampler import Rollouts, check_log_probabilities
 
+rewards = answer_values
 
-def measure_exact_answers(
+
+def measure(
     policy: Policy,
-    prompts: CompletionPrompts,
+    prompts: Prompts,
     *,
     methods: Sequence[Method] = METHODS,
     site: Site = "final",
@@ -41,83 +49,68 @@ def measure_exact_answers(
     group_size: int = 16,
     drawn: Rollouts | None = None,
 ) -> dict[Method, Impact]:
-    """Measure everything of theory §6 for several methods at once, by teacher forcing.
+    """Measure everything of theory §6 for several methods at once.
 
-    Args:
-        policy: the policy.
-        prompts: with an exact reward.
-        methods: which critic-free methods.
-        site: ``"embedding"``, a block's number or ``"final"``.
-        alpha: tilt of the headroom (Eq. 28), above 0.
-        group_size: completions of a group, for pass@k and zero-spread groups.
-        drawn: rollouts of the prompts, which Λ_sample needs at a site below ``"final"``; without
-            them it is NaN there.
-
-    Returns:
-        One `Impact` a method.
-
-    Raises:
-        UserError: as `answer_gradients` and `check_settings`.
-        RunError: the draws are not the policy's.
+    ``drawn`` are rollouts of the prompts, which Λ_sample needs at a site below ``"final"``; without
+    them it is NaN there.
     """
     check_settings(alpha, group_size)
     found = answer_gradients(policy, prompts, site)
     value = found.value[:, 0]
-    shared = bernoulli_columns(value, alpha, group_size)
+    populations = {m: population_advantages(value, value * (1 - value), m) for m in methods}
     with torch.no_grad():
-        shared["entropy"] = state_entropies(policy, found.final).cpu().numpy()
+        moments = _moments(policy, found, alpha, group_size)
         squared = found.gradient[:, 0].double().square().sum(1)
-        populations = {m: population_advantages(value, value * (1 - value), m) for m in methods}
-        if found.site == "final":
-            errors = _over_vocabulary(policy, prompts, found, populations)
-    if found.site != "final":
+    if found.site == "final":
+        errors = _over_vocabulary(policy, prompts, found, populations)
+    elif drawn is not None:
+        errors = _over_rollouts(policy, prompts, drawn, found, populations)
+    else:
         errors = dict.fromkeys(methods, torch.full_like(squared, torch.nan))
-        if drawn is not None:
-            errors = _over_rollouts(policy, prompts, drawn, found, populations)
-    result = {}
-    for m, population in populations.items():
-        slope = population.slope
-        columns = {
-            "slope": slope,
-            "sigma": squared,
-            "alignment": slope * squared,
-            "lambda_conditional": (slope - 1).abs() * squared,
-            "lambda_sample": squared.sqrt() * errors[m],
-        }
-        rows = shared | {name: values.cpu().numpy() for name, values in columns.items()}
-        result[m] = summarise(m, found.site, alpha, group_size, rows)
-    return result
-
-
-def bernoulli_columns(value: Float[Tensor, " N"], alpha: float, group_size: int) -> Columns:
-    """What follows from a reward that is 1 with probability V and 0 otherwise."""
-    p = torch.stack((value, 1 - value), 1)
-    rewards = torch.tensor([1.0, 0.0], dtype=p.dtype, device=p.device)
-    headroom = log_mean_exp(p, alpha * (rewards - value[:, None])) / alpha
-    columns = {
-        "reward": value,
-        "reward_variance": value * (1 - value),
-        "headroom": headroom,
-        "pass_at_k": -torch.expm1(group_size * torch.log1p(-value)),
-        "zero_spread": value**group_size + (1 - value) ** group_size,
+    return {
+        m: summarise(
+            m, found.site, alpha, group_size, signals(moments, population.slope, squared, errors[m])
+        )
+        for m, population in populations.items()
     }
-    found = {name: values.cpu().numpy() for name, values in columns.items()}
-    log_tilts: np.ndarray = alpha * (found["headroom"] + found["reward"])
-    return found | tilted_columns(alpha, log_tilts, found["reward"])
 
 
-def state_entropies(policy: Policy, states: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-    """Entropy of the next token at given ``"final"`` states, nats."""
-    found = torch.empty(len(states), dtype=torch.float64, device=states.device)
-    for rows in head_chunks(policy, len(states)):
-        p = probabilities(policy, states[rows])
-        found[rows] = -torch.xlogy(p, p).sum(1)
-    return found
+def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
+    """The gradient of mean_q slope_q π(y|q), slopes held fixed: no completion is sampled."""
+    parameters = moving_parameters(policy)
+    gradients = [torch.zeros_like(p) for p in parameters]
+    value = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
+    for rows, log_v in log_answer_values(policy, prompts):
+        here = value[rows] = log_v.detach().exp()
+        slope = own_slopes(here, here * (1 - here), method)
+        # ∇ slope V = slope V ∇ log V.
+        add_gradients(gradients, log_v, parameters, slope * here / len(prompts))
+    return summed(parameters, gradients, value, value * (1 - value), method)
 
 
+def _moments(
+    policy: Policy, found: AnswerGradients, alpha: float, group_size: int
+) -> RewardMoments:
+    """What follows from a reward that is 1 with probability V and 0 otherwise."""
+    value = found.value[:, 0]
+    p = torch.stack((value, 1 - value), 1)
+    outcomes = torch.tensor([1.0, 0.0], dtype=p.dtype, device=p.device)
+    headroom = log_mean_exp(p, alpha * (outcomes - value[:, None])) / alpha
+    return RewardMoments(
+        reward=value,
+        reward_variance=value * (1 - value),
+        entropy=entropies(policy, found.final),
+        headroom=headroom,
+        log_tilt=alpha * (headroom + value),
+        pass_at_k=-torch.expm1(group_size * torch.log1p(-value)),
+        zero_spread=value**group_size + (1 - value) ** group_size,
+    )
+
+
+@torch.no_grad()
 def _over_vocabulary(
     policy: Policy,
-    prompts: CompletionPrompts,
+    prompts: Prompts,
     found: AnswerGradients,
     populations: dict[Method, PopulationAdvantages],
 ) -> dict[Method, Float[Tensor, " N"]]:
@@ -128,7 +121,7 @@ def _over_vocabulary(
         p = probabilities(policy, found.final[rows])
         gradient = found.gradient[rows, 0]
         geometry = final_geometry(head, p.to(policy.head.dtype) @ policy.head, gradient)
-        first = torch.tensor([prompts.answers[row][0] for row in rows], device=p.device)[:, None]
+        first = prompts.first_answers[rows].to(p.device)[:, None]
         right = value[rows, None]
         wrong = p.scatter_add(1, first, -right).clamp_(min=0)
         own = gradient.double().square().sum(1, keepdim=True)
@@ -136,23 +129,21 @@ def _over_vocabulary(
         def distance(advantage: Tensor, squared: Tensor, along: Tensor, own: Tensor) -> Tensor:
             return (advantage.square() * squared - 2 * advantage * along + own).clamp(min=0).sqrt()
 
+        own_squared, own_along = (
+            x.gather(1, first) for x in (geometry.squared_norm, geometry.projection)
+        )
         for m, population in populations.items():
             here = population.at(rows)
             low, high = ((here.slope * (reward - here.baseline))[:, None] for reward in (0.0, 1.0))
             missed = distance(low, geometry.squared_norm, geometry.projection, own)
-            hit = distance(
-                high,
-                geometry.squared_norm.gather(1, first),
-                geometry.projection.gather(1, first),
-                own,
-            )
+            hit = distance(high, own_squared, own_along, own)
             errors[m][rows] = (wrong * missed).sum(1) + (right * hit)[:, 0]
     return errors
 
 
 def _over_rollouts(
     policy: Policy,
-    prompts: CompletionPrompts,
+    prompts: Prompts,
     drawn: Rollouts,
     found: AnswerGradients,
     populations: dict[Method, PopulationAdvantages],
@@ -184,7 +175,7 @@ def _over_rollouts(
 
 
 def _accepted_scores(
-    policy: Policy, prompts: CompletionPrompts, site: Site
+    policy: Policy, prompts: Prompts, site: Site
 ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S D"]]:
     """Probability and score vector of each completion that earns 1, one for every stop token."""
     accepted = [prompts.accepted(row) for row in range(len(prompts))]

@@ -1,9 +1,9 @@
-"""Attention that carries gradient through the own position only.
+"""Attention that carries gradient through the own position only (Def. 2, correction A).
 
 Values are those of scaled dot-product attention, bit for bit; keys and values of other positions
 carry no gradient, the own position's do. A backward pass through a model that runs it gives every
 position the derivative of its own output alone: the *immediate* costates of a whole sequence at
-once (theory §1, correction A).
+once.
 
 With out_t = Σ_j w_tj v_j and w = softmax(scale q kᵀ), a cotangent g_t reaches the own key and value
 as ∂/∂v_t = w_tt g_t and ∂/∂k_t = w_tt scale (g_t · (v_t − out_t)) q_t, and the query as always.
@@ -24,26 +24,15 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from valuegrad.errors import UserError
+from valuegrad.model.batches import SCORE_ELEMENTS
 from valuegrad.model.policy import Policy
 
 NAME = "valuegrad_own_position"
-# Scores held at once when the weights of the own positions are formed.
-SCORE_ELEMENTS = 2**24
 
 
 @contextmanager
 def own_position_attention(policy: Policy) -> Iterator[None]:
-    """While open, the policy's attention carries gradient through the own position only.
-
-    Args:
-        policy: any whose architecture takes its attention from transformers' interface.
-
-    Raises:
-        UserError: an architecture with an attention of its own.
-
-    Example:
-        ``with own_position_attention(policy): ...``
-    """
+    """While open, the policy's attention carries gradient through the own position only."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     config = policy.model.config

@@ -1,4 +1,6 @@
-"""Decoding one token as a function of the cache state, differentiable in all that it reads.
+"""Prefill and decode steps as functions of the cache state, differentiable in all that they read.
+
+c_{t+1} = F(c_t, o_t): the state of Eq. 15 as correction A has it.
 
 B copies · S tokens · D width · H key-value heads · C width of a head
 """
@@ -19,15 +21,7 @@ Cache = list[tuple[Tensor, Tensor]]
 
 
 def read(policy: Policy, tokens: Sequence[int]) -> tuple[Cache, Float[Tensor, "S D"]]:
-    """Read tokens from the start.
-
-    Args:
-        policy: the policy.
-        tokens: at least one.
-
-    Returns:
-        The cache after them, and their states at ``"final"``.
-    """
+    """The cache after tokens read from the start, and their states at ``"final"``."""
     cache = DynamicCache(config=policy.model.config)
     ids = torch.tensor([list(tokens)], device=policy.device)
     output = policy.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
@@ -35,16 +29,7 @@ def read(policy: Policy, tokens: Sequence[int]) -> tuple[Cache, Float[Tensor, "S
 
 
 def advance(policy: Policy, cache: Cache, token: int) -> tuple[Cache, Float[Tensor, " D"]]:
-    """F: the cache and ``"final"`` state after one more token.
-
-    Args:
-        policy: the policy.
-        cache: of everything before; left as it is.
-        token: its id.
-
-    Returns:
-        The next cache, and the token's state at ``"final"``.
-    """
+    """F: the cache after one more token, and the token's state at ``"final"``."""
     reached, final = _run(policy, cache, input_ids=torch.tensor([[token]], device=policy.device))
     return reached, final[0]
 
@@ -52,16 +37,7 @@ def advance(policy: Policy, cache: Cache, token: int) -> tuple[Cache, Float[Tens
 def advance_embedded(
     policy: Policy, cache: Cache, embeddings: Float[Tensor, "B D"]
 ) -> tuple[Cache, Float[Tensor, "B D"]]:
-    """As `advance` from embedding vectors in the place of a token, several at once.
-
-    Args:
-        policy: the policy.
-        cache: of one sequence; every copy starts from it.
-        embeddings: e_t of each copy.
-
-    Returns:
-        The next cache of each copy, and its state at ``"final"``.
-    """
+    """As `advance` from embedding vectors in the place of a token, several copies at once."""
     copies = len(embeddings)
     spread = [tuple(x.expand(copies, *x.shape[1:]) for x in pair) for pair in cache]
     return _run(policy, [(k, v) for k, v in spread], inputs_embeds=embeddings[:, None])
@@ -75,18 +51,7 @@ def sampled(
     generator: torch.Generator,
     stop: frozenset[int] = frozenset(),
 ) -> list[int]:
-    """Draw a completion from the policy, at temperature 1.
-
-    Args:
-        policy: the policy.
-        prompt: at least one token.
-        most: tokens drawn, unless one that stops comes before.
-        generator: of the draws.
-        stop: tokens that end the completion, and belong to it.
-
-    Returns:
-        The completion, the prompt left out.
-    """
+    """A completion drawn at temperature 1, of at most ``most`` tokens, its stop token included."""
     drawn: list[int] = []
     cache, finals = read(policy, prompt)
     final = finals[-1]

@@ -1,15 +1,13 @@
-"""A causal language model as a policy: next-token distributions and hidden states at sites.
+"""A causal language model as a policy: its blocks, its output head and its stop tokens.
 
-With `sites` and `attention` the only files that know transformers' internals. Sites are theory's:
-``"embedding"`` (input of block 0), ``0 … L−1`` (residual stream after that block), ``"final"``
-(what the output head reads).
+Only this package knows transformers' internals. Sites are theory's: ``"embedding"`` (input of block
+0), ``0 … L−1`` (residual stream after that block), ``"final"`` (what the output head reads).
 
-B prompts · D width · V vocabulary
+B states · D width · V vocabulary
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,8 +30,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-_TRUST = "--trust-remote-code"
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,53 +152,22 @@ def load_policy(
     policy = Policy(model.eval().to(place), _load_tokenizer(checkpoint, trusted), checkpoint)
     if dtype == "float64":
         use_true_float64(policy.model)
-        use_true_float64(policy.model.base_model)
     _check_vocabulary(policy)
     _check_head(policy)
     return policy
 
 
 def check_code(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
-    """Refuse a model whose code comes with its weights, before these are downloaded.
-
-    Args:
-        checkpoint: local or on the hub.
-        trust_remote_code: whether that code may run here.
-
-    Raises:
-        UserError: the model is none of transformers' own and its code is not trusted.
-        DownloadError: its configuration could not be downloaded.
-    """
+    """Refuse a model whose code comes with its weights, before these are downloaded."""
     config = read_config(checkpoint)
     if trust_remote_code or "auto_map" not in config or config.get("model_type") in CONFIG_MAPPING:
         return
     raise UserError(
         checkpoint.name,
         f"a model that brings its own code (auto_map in config.json: {config['auto_map']})",
-        f"one that transformers knows, or {_TRUST}",
-        f"read that code, then pass {_TRUST} if it may run here",
+        "one that transformers knows, or `trust_remote_code`",
+        "read that code, then pass `trust_remote_code` if it may run here",
     )
-
-
-def final_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
-    """The hidden state at ``"final"`` of each prompt's last token: what scores the first answer.
-
-    Prompts are padded on the right, which in a causal model no state of theirs can see, so no mask
-    is needed. Gradients flow where the caller has them enabled.
-
-    Args:
-        policy: the policy.
-        prompts: token ids, one sequence a prompt, lengths as they come.
-
-    Returns:
-        One state a prompt.
-    """
-    lengths = torch.tensor([len(p) for p in prompts], device=policy.device)
-    ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=policy.device)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt, device=policy.device)
-    states = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return states[torch.arange(len(prompts), device=policy.device), lengths - 1]  # type: ignore[no-any-return]
 
 
 def logits(policy: Policy, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
@@ -211,11 +176,7 @@ def logits(policy: Policy, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V
 
 
 def check_full_precision(policy: Policy) -> None:
-    """Refuse to move the parameters of a half-precision policy: short steps would round away.
-
-    Raises:
-        UserError: the policy is in bfloat16 or float16.
-    """
+    """Refuse to move the parameters of a half-precision policy: short steps would round away."""
     if torch.finfo(policy.head.dtype).bits < 32:
         got = str(policy.head.dtype).removeprefix("torch.")
         raise UserError("dtype", got, "float32 or float64 to take steps in", "use float32")
@@ -236,7 +197,7 @@ def _device(name: str) -> torch.device:
 def _load_tokenizer(checkpoint: Checkpoint, trusted: dict[str, bool]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(checkpoint.path, **trusted)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except Exception as error:  # the package tokenizers raises nothing narrower
         raise UserError(
             checkpoint.name,
             f"a folder without a usable tokenizer ({_first_line(error)})",
@@ -261,7 +222,8 @@ def _check_head(policy: Policy) -> None:
     ids = torch.arange(3, device=policy.device)[None]
     with torch.no_grad():
         expected = policy.model(input_ids=ids, use_cache=False).logits[0, -1]
-        found = logits(policy, final_states(policy, ids.tolist()))[0]
+        states = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        found = logits(policy, states[:, -1])[0]
     scale = 4 * torch.finfo(expected.dtype).eps * max(1.0, expected.abs().max().item())
     if expected.shape != found.shape or (expected - found).abs().max() > 16 * scale:
         raise UserError(

@@ -27,7 +27,6 @@ class Float64Requests(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run one torch function with every float32 in its arguments replaced."""
         if func is torch.Tensor.float:
             return args[0].double()
         kwargs = {k: _widened(v) for k, v in (kwargs or {}).items()}
@@ -35,22 +34,14 @@ class Float64Requests(TorchFunctionMode):
 
 
 def use_true_float64(model: nn.Module) -> None:
-    """Make every forward pass of a model, and of its copies, run under `Float64Requests`.
-
-    Args:
-        model: a model whose parameters are float64; changed in place.
-
-    Example:
-        >>> model = nn.Linear(2, 2).double()
-        >>> use_true_float64(model)
-        >>> model(torch.ones(2, dtype=torch.float64)).float().dtype
-        torch.float32
-    """
-    model.register_forward_pre_hook(_enter)
-    model.register_forward_hook(_leave, always_call=True)
+    """Make every forward pass of a float64 model, and of its copies, run under these requests."""
+    # The base model is called by itself as well.
+    for part in {model, getattr(model, "base_model", model)}:
+        part.register_forward_pre_hook(_enter)
+        part.register_forward_hook(_leave, always_call=True)
 
 
-# Module-level functions and a module-level stack: hooks then survive copy.deepcopy of the model.
+# Functions and a stack at module level: hooks then survive copy.deepcopy of the model.
 _active: list[ExitStack] = []
 
 

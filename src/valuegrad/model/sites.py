@@ -22,65 +22,13 @@ from valuegrad.model.policy import Policy, Site
 
 
 def check_site(policy: Policy, site: Site) -> Site:
-    """A site as the policy knows it, numbers given as text included.
-
-    Args:
-        policy: the policy.
-        site: what the user asked for.
-
-    Returns:
-        The site.
-
-    Raises:
-        UserError: the policy has no such site; the message lists those it has.
-    """
+    """A site as the policy knows it, numbers given as text included; any other is refused."""
     text = str(site)
     known = int(text) if text.isdigit() else text
     if known not in policy.sites:
         listed = ", ".join(map(str, policy.sites))
         raise UserError("site", repr(site), f"one of {listed}", "choose one of those")
     return known
-
-
-@contextmanager
-def recorded(policy: Policy, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
-    """While open, keep the hidden states at sites below ``"final"`` of the next forward pass.
-
-    The parameters require no gradients meanwhile and the input of block 0 is made a leaf that does,
-    so a backward pass through the graph forms no parameter gradient.
-
-    Args:
-        policy: the policy.
-        sites: which of its sites; ``"final"`` is what the forward pass returns.
-
-    Yields:
-        The states (B, S, D) by site, filled by the forward pass.
-    """
-    states: dict[Site, Tensor] = {}
-
-    def at_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        leaf = args[0].detach().requires_grad_()
-        states["embedding"] = leaf
-        return (leaf, *args[1:])
-
-    def after(site: Site) -> Any:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            states[site] = output[0] if isinstance(output, tuple) else output
-
-        return keep
-
-    handles = [policy.blocks[0].register_forward_pre_hook(at_input)]
-    handles += [
-        policy.blocks[int(site)].register_forward_hook(after(site))
-        for site in sites
-        if site not in ("embedding", "final")
-    ]
-    try:
-        with without_parameter_gradients(policy.model), torch.enable_grad():
-            yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -97,18 +45,41 @@ def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def recorded(policy: Policy, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
+    """While open, keep the states (B, S, D) at sites below ``"final"`` of the next forward pass.
+
+    Parameters require no gradients meanwhile and the input of block 0 is a leaf that does, so that
+    a backward pass through the graph forms no parameter gradient.
+    """
+    states: dict[Site, Tensor] = {}
+
+    def leaf(state: Tensor) -> Tensor:
+        states["embedding"] = state.detach().requires_grad_()
+        return states["embedding"]
+
+    def keep(site: Site) -> Callable[[Tensor], Tensor]:
+        def kept(state: Tensor) -> Tensor:
+            states[site] = state
+            return state
+
+        return kept
+
+    handles = [_hook(policy, "embedding", leaf)]
+    handles += [_hook(policy, s, keep(s)) for s in sites if s not in ("embedding", "final")]
+    try:
+        with without_parameter_gradients(policy.model), torch.enable_grad():
+            yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tensor]]:
-    """While open, the hidden vector at one position is one leaf for all rows of a forward pass.
+    """While open, the state (D,) at one position is one leaf for all rows of a forward pass.
 
-    The rows must share the tokens up to that position, so that they share the vector.
-
-    Args:
-        policy: the policy.
-        site: where; at ``"final"`` nothing is cut.
-        position: of the token.
-
-    Yields:
-        A list that the forward pass puts the leaf (D,) into.
+    The rows must share the tokens up to that position. The forward pass puts the leaf into the list
+    that this yields; at ``"final"`` nothing is cut.
     """
     leaves: list[Tensor] = []
 
@@ -118,28 +89,21 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
         moved[:, position] = leaves[0]
         return moved
 
-    with without_parameter_gradients(policy.model), torch.enable_grad():
-        if site == "final":
-            yield leaves
-            return
-        handle = _hook(policy, site, cut)
-        try:
-            yield leaves
-        finally:
-            handle.remove()
+    with (
+        without_parameter_gradients(policy.model),
+        torch.enable_grad(),
+        _changed(policy, site, cut),
+    ):
+        yield leaves
 
 
 @contextmanager
 def shifted(
     policy: Policy, site: Site, position: int, shift: Float[Tensor, " D"]
 ) -> Iterator[None]:
-    """While open, add a vector to the hidden vector at one position of every row.
+    """While open, add a vector to the state at one position of every row.
 
-    Args:
-        policy: the policy.
-        site: where; at ``"final"`` nothing is added, the caller has that vector in hand.
-        position: of the token.
-        shift: what is added.
+    At ``"final"`` nothing is added, for the caller has that state in hand.
     """
 
     def add(state: Tensor) -> Tensor:
@@ -147,14 +111,8 @@ def shifted(
         moved[:, position] = moved[:, position] + shift
         return moved
 
-    if site == "final":
+    with _changed(policy, site, add):
         yield
-        return
-    handle = _hook(policy, site, add)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def site_to_final(
@@ -162,45 +120,38 @@ def site_to_final(
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D"]]:
     """The graph from a site to ``"final"`` at the last token of prompts of one length.
 
-    Only the last position is in the graph: the earlier ones, which a change at this one cannot
-    reach, are read from the cache. A backward pass through it costs one token a prompt.
-
-    Args:
-        policy: the policy.
-        prompts: token ids, all of one length.
-        site: ``"embedding"`` or a block's number.
-
-    Returns:
-        The state at the site, a leaf that requires gradients, and the final state made from it.
+    Returns the state at the site, a leaf, and the final state made from it. Earlier positions come
+    from the cache, for a change at the last one cannot reach them: a backward pass costs one token
+    a prompt.
     """
     ids = torch.tensor(prompts, device=policy.device)
     base, cache = policy.model.base_model, DynamicCache(config=policy.model.config)
-    if ids.shape[1] > 1:
-        with torch.no_grad():
-            base(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-    with torch.enable_grad(), _leaf_at(policy, site) as leaves:
-        output = base(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
-        final = output.last_hidden_state[:, -1]
-    return leaves[0], final
-
-
-@contextmanager
-def _leaf_at(policy: Policy, site: Site) -> Iterator[list[Tensor]]:
     leaves: list[Tensor] = []
 
     def cut(state: Tensor) -> Tensor:
         leaves.append(state[:, -1].detach().requires_grad_())
         return leaves[0][:, None]
 
-    handle = _hook(policy, site, cut)
+    if ids.shape[1] > 1:
+        with torch.no_grad():
+            base(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+    with torch.enable_grad(), _changed(policy, site, cut):
+        output = base(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+        return leaves[0], output.last_hidden_state[:, -1]
+
+
+@contextmanager
+def _changed(policy: Policy, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    handle = None if site == "final" else _hook(policy, site, change)
     try:
-        yield leaves
+        yield
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
 
 
 def _hook(policy: Policy, site: Site, change: Callable[[Tensor], Tensor]) -> Any:
-    """Replace the hidden states at a site below ``"final"`` until the handle is removed."""
+    """Replace the states at a site below ``"final"`` until the handle is removed."""
 
     def at_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (change(args[0]), *args[1:])

@@ -13,7 +13,7 @@ from valuegrad.credit.theorem_one import theorem_one
 from valuegrad.impact.vocabulary import measure
 from valuegrad.model.cache import read
 from valuegrad.model.policy import logits
-from valuegrad.one_token_prompts import OneTokenPrompts
+from valuegrad.prompts import Prompts
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.theory.case import COMPLETION, Case
@@ -86,35 +86,31 @@ def impact_statements(case: Case) -> Iterator[Statement]:
     with torch.no_grad():
         _, finals = read(policy, case.prompt)
         likely = logits(policy, finals[-1]).argsort(descending=True)
-    answers = tuple(int(likely[rank]) for rank in (0, 2, min(20, len(likely) - 1)))
-    prompts = OneTokenPrompts(
-        (Example(case.text, ""),) * len(answers),
-        (tuple(case.prompt),) * len(answers),
-        answers,
-        Exact(),
-        policy,
-    )
+    answers = tuple((int(likely[rank]),) for rank in (0, 2, min(20, len(likely) - 1)))
+    examples = (Example(case.text, ""),) * len(answers)
+    tokens = (tuple(case.prompt),) * len(answers)
+    prompts = Prompts("one token", examples, tokens, answers, (), 1, Exact())
     (impact,) = measure(policy, prompts, methods=["grpo"]).values()
     means = impact.means
     yield inequality(
         "Σ ≤ Λ for an indicator reward, so that S = Σ − Λ ≤ 0",
         "Correction E",
-        means["sigma"],
-        means["lambda_conditional"],
+        means.sigma,
+        means.lambda_conditional,
     )
     yield inequality(
         "Λ ≤ Σ, so that S = Σ − Λ measures usable signal",
         "Eq. 26",
-        means["lambda_conditional"],
-        means["sigma"],
+        means.lambda_conditional,
+        means.sigma,
         form="paper",
         note="E[λ̂|h] = G/σ with σ ≤ 1/2 is G at another scale; the alignment needs no bound",
     )
-    sigma = torch.from_numpy(impact.rows["reward_variance"]).sqrt()
+    sigma = impact.rows.reward_variance.sqrt()
     yield equality(
         "alignment = E ‖G‖² / (σ + ξ)",
         "Eq. 24",
-        torch.tensor(means["alignment"], dtype=torch.float64),
-        (torch.from_numpy(impact.rows["sigma"]) / (sigma + 1e-4)).mean(),
+        torch.tensor(means.alignment, dtype=torch.float64),
+        (impact.rows.sigma / (sigma + 1e-4)).mean(),
         1e-10,
     )

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -29,76 +28,51 @@ from valuegrad.budget import Budget
 from valuegrad.errors import UserError
 from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.methods import Method, advantages, zero_spread
+from valuegrad.model.batches import TRAINING_TOKENS
 from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.model.precision import use_true_float64
-from valuegrad.prompts import CompletionPrompts, completion_prompts
-from valuegrad.sampler import rewards_of, text_of
-from valuegrad.tasks.task import Task
-from valuegrad.training.one_token import Training, out_of_numbers, prompt_order
-
-# Tokens of a forward and backward pass; what an update has beyond them is accumulated.
-PASS_TOKENS = 16384
+from valuegrad.prompts import Prompts, TaskPrompts
+from valuegrad.training.run import Training, not_finite, prompt_order
 
 
 def train_with_trl(
     policy: Policy,
-    task: Task,
+    prompts: TaskPrompts,
     *,
     budget: Budget,
     seed: int = 0,
     progress: Callable[[int], None] = lambda update: None,
 ) -> Training:
-    """Run GRPO with TRL from a policy and read the held-out reward off at several budgets.
+    """As `train`, by TRL; with `lora_rank` above 0 only LoRA matrices learn.
 
-    The policy itself is left as it is, and so is the global random state. Nothing is written but
-    to a temporary folder.
-
-    Args:
-        policy: where to start.
-        task: RL draws from its training prompts, the reward is read off its held-out ones.
-        budget: the hyper-parameters; with `lora_rank` above 0 only LoRA matrices learn.
-        seed: of prompt order and completions.
-        progress: called with the number of updates done.
-
-    Returns:
-        The rewards before and after.
-
-    Raises:
-        UserError: an exact KL penalty, LoRA without peft, an unusable reward, a half-precision
-            policy.
-        RunError: the policy left the finite numbers.
-
-    Example:
-        ``train_with_trl(policy, arithmetic(), budget=Budget(updates=(10,)), seed=0).gains``
+    The global random state is left as it is, and nothing is written but to a temporary folder.
     """
     check_full_precision(policy)
     if budget.beta > 0 and budget.kl == "exact":
-        raise UserError(
-            "kl", "exact", "k3 with the engine trl, which estimates the penalty", "pass --kl k3"
-        )
-    prompts = completion_prompts(policy, task, task.train)
-    before = _reward(policy, task, budget)
+        wanted = "k3 with the engine trl, which estimates the penalty"
+        raise UserError("kl", "exact", wanted, "pass k3")
+    before = _reward(policy, prompts.evaluation, budget)
     learner = _learner(policy)
-    recorder = _Recorder(learner, task, budget, progress)
+    recorder = _Recorder(learner, prompts.evaluation, budget, progress)
     with _quiet(), _global_state_kept(), tempfile.TemporaryDirectory() as scratch:
         trainer = _Trainer(
             method=budget.method,
             model=learner.model,
-            reward_funcs=_Reward(policy, prompts),
-            args=_arguments(budget, prompts, policy, seed, scratch),
-            train_dataset=_dataset(prompts, budget, seed),
+            reward_funcs=_Reward(policy, prompts.train),
+            args=_arguments(budget, prompts.train, policy, seed, scratch),
+            train_dataset=_dataset(prompts.train, budget, seed),
             processing_class=learner.tokenizer,
             callbacks=[recorder],
             peft_config=_lora(budget) if budget.lora_rank else None,
         )
         trainer.remove_callback(PrinterCallback)
-        _finish(trainer, policy, prompts)
+        _finish(trainer, policy, prompts.train)
         try:
             trainer.train()
         except RuntimeError as error:
             # What torch says when it is to draw from a distribution of NaN.
             if "probability tensor" in str(error):
-                raise out_of_numbers(budget) from error
+                raise not_finite(budget) from error
             raise
     equal = trainer.equal_groups / trainer.groups
     return Training(seed, budget, before, tuple(recorder.after), equal, "trl")
@@ -127,15 +101,14 @@ class _Reward:
 
     __name__ = "reward"
 
-    def __init__(self, policy: Policy, prompts: CompletionPrompts) -> None:
+    def __init__(self, policy: Policy, prompts: Prompts) -> None:
         self.policy, self.prompts = policy, prompts
         self.latest = torch.empty(0)
 
     def __call__(self, completion_ids: list[list[int]], row: list[int], **rest: Any) -> list[float]:
         # By tokens: the texts that TRL hands over keep a stop such as a line break.
-        texts = [[text_of(self.policy, self.prompts.stops, ids)] for ids in completion_ids]
         whole = [[tuple(ids)] for ids in completion_ids]
-        self.latest = rewards_of(self.prompts, row, whole, texts)[:, 0].float()
+        self.latest = self.prompts.rewards_of(self.policy, row, whole)[:, 0].float()
         return self.latest.tolist()
 
 
@@ -143,26 +116,26 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     """Reads the held-out reward off after each number of updates in the budget."""
 
     def __init__(
-        self, learner: Policy, task: Task, budget: Budget, progress: Callable[[int], None]
+        self, learner: Policy, prompts: Prompts, budget: Budget, progress: Callable[[int], None]
     ) -> None:
-        self.learner, self.task, self.budget, self.progress = learner, task, budget, progress
+        self.learner, self.prompts, self.budget, self.progress = learner, prompts, budget, progress
         self.after: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         model = self.learner.model
         if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad):
-            raise out_of_numbers(self.budget)
+            raise not_finite(self.budget)
         self.progress(state.global_step)
         if state.global_step in self.budget.updates:
             model.eval()
-            self.after.append(_reward(self.learner, self.task, self.budget))
+            self.after.append(_reward(self.learner, self.prompts, self.budget))
             model.train()
 
 
-def _reward(policy: Policy, task: Task, budget: Budget) -> float:
-    reward = float(held_out_rewards(policy, task).mean())
+def _reward(policy: Policy, prompts: Prompts, budget: Budget) -> float:
+    reward = float(held_out_rewards(policy, prompts).mean())
     if not math.isfinite(reward):
-        raise out_of_numbers(budget)
+        raise not_finite(budget)
     return reward
 
 
@@ -174,15 +147,13 @@ def _learner(policy: Policy) -> Policy:
     return Policy(model, tokenizer, policy.checkpoint)
 
 
-def _arguments(
-    budget: Budget, prompts: CompletionPrompts, policy: Policy, seed: int, folder: str
-) -> Any:
+def _arguments(budget: Budget, prompts: Prompts, policy: Policy, seed: int, folder: str) -> Any:
     sequences = budget.prompts_per_update * budget.group_size
     longest = max(map(len, prompts.tokens)) + prompts.max_tokens
     passes = next(
         n
         for n in range(1, sequences + 1)
-        if sequences % n == 0 and (sequences // n * longest <= PASS_TOKENS or n == sequences)
+        if sequences % n == 0 and (sequences // n * longest <= TRAINING_TOKENS or n == sequences)
     )
     arguments = GRPOConfig(
         output_dir=folder,
@@ -228,7 +199,7 @@ def _arguments(
     return arguments
 
 
-def _dataset(prompts: CompletionPrompts, budget: Budget, seed: int) -> Any:
+def _dataset(prompts: Prompts, budget: Budget, seed: int) -> Any:
     """Rows in the own loop's order: no prompt is dropped, none comes again before all came once."""
     batches = -(-budget.updates[-1] // budget.inner_epochs)
     drawn = prompt_order(
@@ -238,7 +209,7 @@ def _dataset(prompts: CompletionPrompts, budget: Budget, seed: int) -> Any:
     return Dataset.from_dict({"prompt": [prompts.examples[r].prompt for r in rows], "row": rows})
 
 
-def _finish(trainer: Any, policy: Policy, prompts: CompletionPrompts) -> None:
+def _finish(trainer: Any, policy: Policy, prompts: Prompts) -> None:
     """Set what no argument of the trainer can say."""
     # TRL adds the tokenizer's stop to the model's; a one-token answer has none, and -1 is no token.
     stops = list(prompts.stops) or [-1]
@@ -250,19 +221,14 @@ def _finish(trainer: Any, policy: Policy, prompts: CompletionPrompts) -> None:
         trainer.ref_model.load_state_dict(policy.model.state_dict())
         if policy.head.dtype == torch.float64:
             use_true_float64(trainer.ref_model)
-            use_true_float64(trainer.ref_model.base_model)
 
 
 def _lora(budget: Budget) -> Any:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise UserError(
-            "lora_rank",
-            str(budget.lora_rank),
-            "the package peft, which is not installed",
-            "pip install 'valuegrad[lora]'",
-        ) from error
+        wanted, fix = "the package peft, which is not installed", "pip install 'valuegrad[lora]'"
+        raise UserError("lora_rank", str(budget.lora_rank), wanted, fix) from error
     return LoraConfig(
         r=budget.lora_rank,
         lora_alpha=2 * budget.lora_rank,
@@ -275,23 +241,22 @@ def _lora(budget: Budget) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without TRL's and transformers' advice on settings that are chosen here."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    trl = logging.getLogger("trl")
-    level = trl.level
-    trl.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("trl", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers.logging.set_verbosity(before)
-        trl.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
 def _global_state_kept() -> Iterator[None]:
-    """TRL seeds every global source of chance; what was there comes back afterwards."""
+    """TRL seeds every global random generator; their states come back afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:

@@ -10,99 +10,41 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from valuegrad.budget import Budget
-from valuegrad.errors import RunError
-from valuegrad.impact.vocabulary import expected_rewards
+from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.methods import advantages, zero_spread
-from valuegrad.model.policy import Policy, check_full_precision, final_states, logits
-from valuegrad.one_token_prompts import OneTokenPrompts, one_token_prompts
-from valuegrad.tasks.task import Task
+from valuegrad.model.batches import final_states
+from valuegrad.model.policy import Policy, check_full_precision, logits
+from valuegrad.prompts import Prompts, TaskPrompts
 from valuegrad.training.objective import grpo_objective
+from valuegrad.training.run import Training, not_finite, prompt_order
 
 
-@dataclass(frozen=True)
-class Training:
-    """One run of GRPO from one checkpoint.
-
-    Attributes:
-        seed: of the run.
-        budget: its hyper-parameters.
-        reward_before: mean held-out reward before the first update, reward units.
-        rewards_after: the same after each number of updates in ``budget.updates``.
-        zero_spread_groups: share of all groups whose actions earned the same.
-        engine: what ran it.
-    """
-
-    seed: int
-    budget: Budget
-    reward_before: float
-    rewards_after: tuple[float, ...]
-    zero_spread_groups: float
-    engine: str = "one_token"
-
-    @property
-    def gains(self) -> tuple[float, ...]:
-        """Reward after minus reward before, per number of updates."""
-        return tuple(after - self.reward_before for after in self.rewards_after)
-
-
-def train(
+def train_one_token(
     policy: Policy,
-    task: Task,
-    updates: tuple[int, ...] | None = None,
+    prompts: TaskPrompts,
     *,
-    budget: Budget | None = None,
+    budget: Budget,
     seed: int = 0,
     progress: Callable[[int], None] = lambda update: None,
 ) -> Training:
-    """Run GRPO from a policy and read the held-out reward off at several budgets.
-
-    The policy itself is left as it is: a copy learns, and the original is the reference of the KL.
-    Adam (betas 0.9 and 0.999, no weight decay) at a constant learning rate, so that the reward
-    after k updates is the same in a run of k as in a longer one.
-
-    Args:
-        policy: where to start.
-        task: a task with one-token answers; RL draws from its training prompts, the reward is read
-            off its held-out ones, exactly (Σ_a p_a r_a).
-        updates: shorthand that replaces ``budget.updates``.
-        budget: the hyper-parameters; None takes the defaults.
-        seed: of prompt order and actions.
-        progress: called with the number of updates done.
-
-    Returns:
-        The rewards before and after.
-
-    Raises:
-        UserError: answers that are not one token, an unusable reward, a half-precision policy.
-        RunError: the policy left the finite numbers.
-
-    Example:
-        ``train(load_policy("runs/step100"), label_copy(), (10, 20)).gains``
-    """
-    budget = budget or Budget()
-    if updates is not None:
-        budget = replace(budget, updates=tuple(updates))
+    """As `train`, for prompts with one-token answers; the policy is the reference of the KL."""
     check_full_precision(policy)
-    held_out = one_token_prompts(policy, task.evaluation, task.reward)
-    prompts = one_token_prompts(policy, task.train, task.reward)
     learner = Policy(copy.deepcopy(policy.model), policy.tokenizer, policy.checkpoint)
     parameters = [p for p in learner.model.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=budget.learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    drawn = prompt_order(len(prompts), budget.prompts_per_update, generator)
-    before = float(expected_rewards(policy, held_out).mean())
+    order = prompt_order(len(prompts.train), budget.prompts_per_update, generator)
+    before = float(held_out_rewards(policy, prompts.evaluation).mean())
     after: list[float] = []
-    equal_groups = groups = 0
-    done = 0
+    equal_groups = groups = done = 0
     while done < budget.updates[-1]:
-        batch = _Batch(policy, prompts, next(drawn), budget)
+        batch = _Batch(policy, prompts.train, next(order), budget)
         for _ in range(min(budget.inner_epochs, budget.updates[-1] - done)):
             loss = -batch.objective(learner, generator)
             optimiser.zero_grad(set_to_none=True)
@@ -114,19 +56,19 @@ def train(
             done += 1
             progress(done)
             if done in budget.updates:
-                after.append(float(expected_rewards(learner, held_out).mean()))
+                after.append(float(held_out_rewards(learner, prompts.evaluation).mean()))
                 if not math.isfinite(after[-1]):
-                    raise out_of_numbers(budget)
+                    raise not_finite(budget)
         equal_groups += batch.equal_groups
         groups += len(batch.rows)
-    return Training(seed, budget, before, tuple(after), equal_groups / groups)
+    return Training(seed, budget, before, tuple(after), equal_groups / groups, "one_token")
 
 
 class _Batch:
     """The prompts of one update, and after the first pass over them the actions drawn."""
 
     def __init__(
-        self, reference: Policy, prompts: OneTokenPrompts, rows: list[int], budget: Budget
+        self, reference: Policy, prompts: Prompts, rows: list[int], budget: Budget
     ) -> None:
         self.reference, self.prompts, self.rows, self.budget = reference, prompts, rows, budget
         self.tokens = [prompts.tokens[row] for row in rows]
@@ -163,29 +105,12 @@ class _Batch:
 
     def _draw(self, log_p: Tensor, generator: torch.Generator) -> None:
         if not torch.isfinite(log_p.exp()).all():
-            raise out_of_numbers(self.budget)
+            raise not_finite(self.budget)
         size = self.budget.group_size
         drawn = torch.multinomial(log_p.exp().cpu(), size, replacement=True, generator=generator)
+        actions = [[(token,) for token in group] for group in drawn.tolist()]
+        rewards = self.prompts.rewards_of(self.reference, self.rows, actions).float()
         self.actions = drawn.to(log_p.device)
-        rewards = self.prompts.reward_of(self.rows, self.actions)
-        self.advantages = advantages(rewards, self.budget.method)
+        self.advantages = advantages(rewards.to(log_p.device), self.budget.method)
         self.equal_groups = int(zero_spread(rewards).sum())
         self.logp_old = log_p.gather(1, self.actions).view(-1, 1)
-
-
-def out_of_numbers(budget: Budget) -> RunError:
-    """What a run ends with whose policy has left the finite numbers."""
-    return RunError(
-        f"the policy left the finite numbers at learning rate {budget.learning_rate}; "
-        "lower --learning-rate and run again"
-    )
-
-
-def prompt_order(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Endless batches of prompts, every prompt once before any comes again."""
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < size:
-            waiting += torch.randperm(count, generator=generator).tolist()
-        yield waiting[:size]
-        waiting = waiting[size:]

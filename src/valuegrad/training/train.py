@@ -4,46 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 from valuegrad.budget import Budget
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
-from valuegrad.prompts import one_token
+from valuegrad.prompts import TaskPrompts, tokenise
 from valuegrad.tasks.task import Task, check_task
-from valuegrad.training import one_token as own_loop
-from valuegrad.training.one_token import Training
-
-
-def engine_for(policy: Policy, task: Task, budget: Budget) -> Literal["one_token", "trl"]:
-    """The engine that runs a budget.
-
-    Args:
-        policy: whose tokens decide how long the answers are.
-        task: the task.
-        budget: with the engine asked for.
-
-    Returns:
-        ``one_token`` or ``trl``.
-
-    Raises:
-        UserError: ``one_token`` with longer completions or with LoRA.
-
-    Example:
-        ``engine_for(policy, arithmetic(), Budget())`` is ``"trl"``
-    """
-    if budget.engine == "trl" or (budget.engine == "auto" and budget.lora_rank):
-        return "trl"
-    single = one_token(policy, task)
-    if budget.engine == "one_token" and (not single or budget.lora_rank):
-        got = "one_token with LoRA" if single else f"one_token for {task.name}"
-        wanted = (
-            "auto or trl, which trains LoRA"
-            if single
-            else ("auto or trl: its completions are longer than one token")
-        )
-        raise UserError("engine", got, wanted, "leave --engine out")
-    return "one_token" if single else "trl"
+from valuegrad.training.one_token import train_one_token
+from valuegrad.training.run import Training
 
 
 def train(
@@ -53,9 +21,10 @@ def train(
     *,
     budget: Budget | None = None,
     seed: int = 0,
+    prompts: TaskPrompts | None = None,
     progress: Callable[[int], None] = lambda update: None,
 ) -> Training:
-    """Run GRPO from a policy and read the held-out reward off at several budgets.
+    """Run GRPO from a policy and read the held-out reward off at several budgets (Eq. 1).
 
     The policy itself is left as it is: a copy learns. Adam (betas 0.9 and 0.999, no weight decay)
     at a constant learning rate, so that the reward after k updates is the same in a run of k as in
@@ -67,6 +36,7 @@ def train(
         updates: shorthand that replaces ``budget.updates``.
         budget: the hyper-parameters and the engine; None takes the defaults.
         seed: of prompt order and completions.
+        prompts: the task tokenised already, from `tokenise`.
         progress: called with the number of updates done.
 
     Returns:
@@ -84,18 +54,25 @@ def train(
     if updates is not None:
         budget = replace(budget, updates=tuple(updates))
     check_task(task)
-    if engine_for(policy, task, budget) == "one_token":
-        return own_loop.train(policy, task, budget=budget, seed=seed, progress=progress)
+    prompts = prompts or tokenise(policy, task)
+    if not _by_trl(budget, prompts, task.name):
+        return train_one_token(policy, prompts, budget=budget, seed=seed, progress=progress)
     try:
         from valuegrad.training.grpo_trl import train_with_trl
     except ModuleNotFoundError as error:
         if error.name not in ("trl", "datasets", "accelerate"):
             raise
-        raise UserError(
-            "engine",
-            f"trl without the package {error.name}",
-            "TRL installed",
-            "pip install 'valuegrad[trl]'",
-        ) from error
+        got, fix = f"trl without the package {error.name}", "pip install 'valuegrad[trl]'"
+        raise UserError("engine", got, "TRL installed", fix) from error
 
-    return train_with_trl(policy, task, budget=budget, seed=seed, progress=progress)
+    return train_with_trl(policy, prompts, budget=budget, seed=seed, progress=progress)
+
+
+def _by_trl(budget: Budget, prompts: TaskPrompts, task: str) -> bool:
+    """Whether TRL runs a budget, which ``one_token`` refuses for longer completions and LoRA."""
+    single, lora = prompts.kind == "one token", budget.lora_rank > 0
+    if budget.engine == "one_token" and (not single or lora):
+        got = "one_token with LoRA" if single else f"one_token for {task}"
+        wanted = "which trains LoRA" if single else "its completions are longer than one token"
+        raise UserError("engine", got, f"auto or trl: {wanted}", "leave it out")
+    return budget.engine == "trl" or not single or lora

@@ -1,5 +1,6 @@
 """The sampled update against the exact one: its mean, its length and what its step brings."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -10,12 +11,11 @@ import torch
 from tests import letters, oracles
 from tests.oracles import completions as oracle
 
-from valuegrad.credit.answer_gradients import answer_values
-from valuegrad.impact import completion_probe as module
-from valuegrad.impact.completion_probe import exact_update, sampled_update
-from valuegrad.impact.held_out import held_out_rewards
+from valuegrad.impact import teacher_forced
+from valuegrad.impact.estimator import Estimator, Measured
 from valuegrad.impact.probe import move
-from valuegrad.rewards.function import FunctionReward
+from valuegrad.impact.sampled_update import reweighted_update, update
+from valuegrad.model import batches as batches_module
 from valuegrad.sampler import rollouts
 
 DRAWS = 100
@@ -43,11 +43,11 @@ def directions(length, count=6):
 def updates(method):
     """Of independent draws the gradient along some directions, along the truth, and its length."""
     policy, prompts = case()
-    truth = flat(exact_update(policy, prompts, method).gradients)
+    truth = flat(teacher_forced.update(policy, prompts, method).gradients)
     rays = torch.cat((directions(len(truth)), (truth / truth.norm())[None]))
     along, lengths = [], []
     for seed in range(DRAWS):
-        found = sampled_update(policy, rollouts(policy, prompts, SIZE, seed=seed), method)
+        found = update(policy, rollouts(policy, prompts, SIZE, seed=seed), method)
         along.append((rays @ flat(found.gradients)).numpy())
         lengths.append(found.gradient_norm)
     return (rays @ truth).numpy(), np.array(along), np.array(lengths)
@@ -78,17 +78,17 @@ def part_of(drawn, part):
 def test_squared_lengths_are_unbiased():
     """The inner product of two independent halves, which is negative at times: NaN then."""
     policy, prompts = case()
-    truth = float(flat(exact_update(policy, prompts, "reinforce").gradients).norm())
+    truth = float(flat(teacher_forced.update(policy, prompts, "reinforce").gradients).norm())
     squares = []
     for seed in range(DRAWS):
         drawn = rollouts(policy, prompts, SIZE, seed=seed)
         # Without a baseline the update is a plain mean, of which each half is one.
         one, other = (
-            flat(sampled_update(policy, part_of(drawn, part), "reinforce").gradients)
+            flat(update(policy, part_of(drawn, part), "reinforce").gradients)
             for part in (slice(0, SIZE // 2), slice(SIZE // 2, SIZE))
         )
         squares.append(float(one @ other))
-        found = sampled_update(policy, drawn, "reinforce")
+        found = update(policy, drawn, "reinforce")
         assert (flat(found.gradients) - (one + other) / 2).norm() < 1e-12
         if squares[-1] >= 0:
             assert found.gradient_norm == pytest.approx(math.sqrt(squares[-1]), abs=1e-9)
@@ -125,12 +125,12 @@ def test_an_update_is_the_mean_of_advantages_times_scores(method, monkeypatch):
         halves.append(factor * gradient(policy, drawn, part, advantages))
     expected = (halves[0] + halves[1]) / 2
     assert expected.norm() > 0
-    found = sampled_update(policy, drawn, method)
+    found = update(policy, drawn, method)
     assert (flat(found.gradients) - expected).norm() < 1e-9 * expected.norm()
-    monkeypatch.setattr(module, "FORWARD_TOKENS", 8)
-    pieces = sampled_update(policy, drawn, method)
+    monkeypatch.setattr(batches_module, "BATCH_TOKENS", 8)
+    pieces = update(policy, drawn, method)
     assert (flat(pieces.gradients) - expected).norm() < 1e-9 * expected.norm()
-    single = sampled_update(letters.policy("qwen3", "float32", scale=0.4), drawn, method)
+    single = update(letters.policy("qwen3", "float32", scale=0.4), drawn, method)
     assert (flat(single.gradients) - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -138,23 +138,25 @@ def test_an_update_is_the_mean_of_advantages_times_scores(method, monkeypatch):
 def test_the_sampled_probe_step_brings_what_the_closed_form_does(method):
     """2,048 rollouts: the update's, and others coupled by their chance before and after."""
     policy, prompts = case()
-    update = sampled_update(policy, rollouts(policy, prompts, 2048, seed=0), method)
-    exact = exact_update(policy, prompts, method)
+    drawn = update(policy, rollouts(policy, prompts, 2048, seed=0), method)
+    exact = teacher_forced.update(policy, prompts, method)
     # In a group of 1,024 mean and deviation are nearly the population's.
-    assert update.gradient_norm == pytest.approx(exact.gradient_norm, rel=0.05)
+    assert drawn.gradient_norm == pytest.approx(exact.gradient_norm, rel=0.05)
     before = rollouts(policy, prompts, 2048, seed=1).rewards
     after = []
 
     def rewards():
         after.append(rollouts(policy, prompts, 2048, seed=1).rewards)
-        return answer_values(policy, prompts)
+        return values()
 
-    closed, probed = (
-        move(u, r, [2e-3])
-        for u, r in ((exact, lambda: answer_values(policy, prompts)), (update, rewards))
-    )
-    expected = float((closed.reward_after[0] - closed.reward_before).mean())
-    there = float((probed.reward_after[0] - closed.reward_before).mean())
+    def values():
+        return teacher_forced.rewards(policy, prompts)
+
+    def change_of(step, measured):
+        way = Estimator("sampled", lambda: Measured({}), measured, lambda _: step, 1, 3)
+        return float(move(way, values(), [2e-3]).change[0].mean())
+
+    expected, there = change_of(exact, values), change_of(drawn, rewards)
     assert there == pytest.approx(expected, rel=0.02)
     change = after[-1] - before
     error = math.sqrt(float((change.var(1) / change.shape[1]).sum())) / 3
@@ -164,19 +166,80 @@ def test_the_sampled_probe_step_brings_what_the_closed_form_does(method):
     assert error < 0.6 * uncoupled
 
 
-def test_held_out_rewards_are_those_of_the_way_that_measures():
+def moved_policy(policy, distance):
+    """The policy with every parameter a little elsewhere."""
+    generator = torch.Generator().manual_seed(6)
+    steps = [torch.randn(p.shape, generator=generator).double() for p in policy.model.parameters()]
+    other = dataclasses.replace(policy, model=copy.deepcopy(policy.model))
+    with torch.no_grad():
+        for parameter, step in zip(other.model.parameters(), steps, strict=True):
+            parameter.add_(distance * step)
+    return other
+
+
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_after_a_move_rollouts_weigh_as_they_have_become_likely(method):
+    """Weights, their means and deviations, and the sum of scores by loops."""
+    policy, prompts = case("qwen3", 0.4)
+    drawn = rollouts(policy, prompts, SIZE, seed=3)
+    moved = moved_policy(policy, 0.02)
+    log_p = [
+        [oracle.log_probability(moved.model, list(prefix), c) for c in group]
+        for prefix, group in zip(drawn.prefixes, drawn.completions, strict=True)
+    ]
+    shares, moments = [], []
+    for row, group in enumerate(log_p):
+        ratios = [
+            math.exp(float(x.detach()) - float(drawn.logp[row, i])) for i, x in enumerate(group)
+        ]
+        shares.append([ratio / sum(ratios) for ratio in ratios])
+        pairs = list(zip(shares[row], drawn.rewards[row].tolist(), strict=True))
+        mean = sum(share * r for share, r in pairs)
+        spread = sum(share * (r - mean) ** 2 for share, r in pairs) * SIZE / (SIZE - 1)
+        moments.append((mean, spread))
+    assert max(max(s) / min(s) for s in shares) > 1.05
+    whole = sum(m for m, _ in moments) / 3
+    pooled = sum(v + (m - whole) ** 2 for m, v in moments) / 3
+    objective = torch.zeros((), dtype=torch.float64)
+    for row, group in enumerate(log_p):
+        mean, spread = moments[row]
+        rewards = drawn.rewards[row].tolist()
+        slope, baseline = {
+            "grpo": (1 / (math.sqrt(spread) + oracles.XI), mean),
+            "ppo": (1 / (math.sqrt(pooled) + oracles.XI), whole),
+            "reinforce": (1.0, 0.0),
+        }.get(method, (1.0, mean))
+        if len(set(rewards)) == 1 and method not in ("ppo", "reinforce"):
+            continue
+        for share, r, x in zip(shares[row], rewards, group, strict=True):
+            objective = objective + share * slope * (r - baseline) * x / 3
+    parameters = list(moved.model.parameters())
+    expected = flat(torch.autograd.grad(objective, parameters, allow_unused=False))
+    found = reweighted_update(moved, drawn, method)
+    assert expected.norm() > 0
+    assert (flat(found.gradients) - expected).norm() < 1e-9 * expected.norm()
+    assert found.gradient_norm == pytest.approx(float(expected.norm()), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+def test_many_rollouts_of_before_give_the_update_after_a_move(method):
+    """2,048 of them: closer to the exact update there than that of before, weights or not."""
     policy, prompts = case()
-    exact = letters.task([e.answer for e in prompts.examples])
-    torch.testing.assert_close(held_out_rewards(policy, exact), answer_values(policy, prompts))
-    right = {e.prompt: e.answer for e in prompts.examples}
+    drawn = rollouts(policy, prompts, 2048, seed=0)
+    moved = moved_policy(policy, 0.02)
+    exact = flat(teacher_forced.update(moved, prompts, method).gradients)
+    before = flat(teacher_forced.update(policy, prompts, method).gradients)
+    found = flat(reweighted_update(moved, drawn, method).gradients)
+    error = float((found - exact).norm() / exact.norm())
+    assert error < 0.15
+    assert error < 0.5 * float((before - exact).norm() / exact.norm())
 
-    def f(prompts, completions, **_):
-        return [float(right[p] == c) for p, c in zip(prompts, completions, strict=True)]
 
-    drawn = letters.task(list(right.values()), reward=FunctionReward("tests:f", f))
-    found = held_out_rewards(policy, drawn, rollouts=3000, seed=2)
-    # One token and a stop: nothing else has the text of the answer.
-    value = answer_values(policy, prompts)
-    error = (value * (1 - value) / 3000).sqrt()
-    assert bool(((found - value).abs() < 4 * error).all())
-    assert torch.equal(found, held_out_rewards(policy, drawn, rollouts=3000, seed=2))
+def test_where_the_policy_has_not_moved_it_is_the_update_itself():
+    policy, prompts = case()
+    drawn = rollouts(policy, prompts, SIZE, seed=3)
+    one, other = (
+        flat(f(policy, drawn, "reinforce").gradients) for f in (update, reweighted_update)
+    )
+    # `generate` hands over its logits in float32, and the weights rest on them.
+    assert (one - other).norm() < 1e-6 * one.norm()

@@ -1,0 +1,167 @@
+"""Batches: the one place where lists of tokens become tensors, and the one setting of memory.
+
+Batches are padded on the right; the causal mask keeps that padding out of every state, so that no
+attention mask is needed.
+
+B sequences · S tokens of the longest · M scored positions · D width · V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from valuegrad.model.policy import Policy, logits
+
+BATCH_TOKENS = 8192
+"""Tokens of a forward pass, padding included. Every other limit of memory follows from it."""
+
+GRAPH_TOKENS = BATCH_TOKENS // 8  # where a backward pass keeps the activations of every layer
+TRAINING_TOKENS = 2 * BATCH_TOKENS  # of a pass of TRL, which accumulates gradients beyond them
+CACHE_TOKENS = 4 * BATCH_TOKENS  # of keys and values while drawing
+HEAD_ELEMENTS = 256 * BATCH_TOKENS  # of one float64 array of rows × vocabulary, several at once
+SCORE_ELEMENTS = 8 * HEAD_ELEMENTS  # of one array of attention scores
+KEPT_ELEMENTS = 16 * HEAD_ELEMENTS  # of probabilities that are kept rather than formed again
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBatch:
+    """Some sequences of one forward pass, and the positions whose logits score completions."""
+
+    rows: list[int]  # which of all sequences
+    ids: Int[Tensor, "B S"]
+    row: Int[Tensor, " M"]  # the sequence of each scored position, by its place in the batch
+    position: Int[Tensor, " M"]
+    step: Int[Tensor, " M"]  # t of the completion token that it scores, from 0
+    target: Int[Tensor, " M"]  # that token; −1 past the end of the sequence
+
+    @property
+    def at(self) -> tuple[Tensor, Tensor]:
+        """Index of the scored positions in an array (B, S)."""
+        return self.row, self.position
+
+    @property
+    def into(self) -> tuple[Tensor, Tensor]:
+        """Index of the scored positions in an array of all sequences by completion step."""
+        return torch.tensor(self.rows, device=self.row.device)[self.row], self.step
+
+    def final_states(self, policy: Policy) -> Float[Tensor, "M D"]:
+        """States at ``"final"`` of the scored positions."""
+        output = policy.model.base_model(input_ids=self.ids, use_cache=False)
+        states: Tensor = output.last_hidden_state[self.at]
+        return states
+
+
+def scored_batches(
+    policy: Policy,
+    sequences: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    tokens: int | None = None,
+    *,
+    past_end: bool = False,
+    most_rows: int | None = None,
+) -> Iterator[ScoredBatch]:
+    """Cut sequences into batches of about ``tokens`` tokens and at most ``most_rows`` rows.
+
+    ``past_end`` scores the token after the last one too, as where a stop token is to follow.
+    """
+    for batch in batches([len(s) for s in sequences], tokens):
+        size = most_rows or len(batch)
+        for start in range(0, len(batch), size):
+            rows = batch[start : start + size]
+            where: list[tuple[int, int, int, int]] = []
+            for i, row in enumerate(rows):
+                first, sequence = prompt_lengths[row], sequences[row]
+                targets = [*sequence[first:], -1] if past_end else sequence[first:]
+                where += [(i, first - 1 + t, t, target) for t, target in enumerate(targets)]
+            index = torch.tensor(where, device=policy.device).view(-1, 4).unbind(1)
+            yield ScoredBatch(rows, right_padded(policy, [sequences[r] for r in rows]), *index)
+
+
+def right_padded(policy: Policy, sequences: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
+    """Token ids, padded on the right with token 0."""
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+    return ids.to(policy.device)
+
+
+def left_padded(
+    policy: Policy, sequences: Sequence[Sequence[int]]
+) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"]]:
+    """Token ids padded on the left, as drawing wants them, and their attention mask."""
+    longest = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, longest - len(sequence) :] = torch.tensor(sequence)
+        mask[row, longest - len(sequence) :] = 1
+    return ids.to(policy.device), mask.to(policy.device)
+
+
+def final_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
+    """The state at ``"final"`` of each prompt's last token: what scores the first answer token."""
+    ids = right_padded(policy, prompts)
+    last = torch.tensor([len(p) - 1 for p in prompts], device=policy.device)
+    states = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    found: Tensor = states[torch.arange(len(prompts), device=policy.device), last]
+    return found
+
+
+@torch.no_grad()
+def prompt_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
+    """As `final_states` of any number of prompts, batch by batch and without gradients."""
+    result = policy.head.new_empty(len(prompts), policy.head.shape[1])
+    for rows in batches([len(p) for p in prompts]):
+        result[rows] = final_states(policy, [prompts[row] for row in rows])
+    return result
+
+
+def probabilities(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+    """Next-token probabilities at given final states: float64, from logits in the model's dtype."""
+    return logits(policy, states).double().softmax(1)
+
+
+@torch.no_grad()
+def entropies(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+    """Entropy of the next token at given final states, in nats."""
+    chunks = (probabilities(policy, states[rows]) for rows in head_chunks(policy, len(states)))
+    return torch.cat([-torch.xlogy(p, p).sum(1) for p in chunks])
+
+
+def head_chunks(policy: Policy, count: int) -> list[list[int]]:
+    """Row numbers in chunks small enough for a few arrays of chunk × vocabulary."""
+    size = max(1, HEAD_ELEMENTS // policy.head.shape[0])
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def batches(lengths: Sequence[int], tokens: int | None = None) -> list[list[int]]:
+    """Row numbers sorted by length, in batches of at most ``tokens`` tokens with their padding.
+
+    A row that is longer makes a batch of its own. None takes `BATCH_TOKENS`.
+    """
+    most = BATCH_TOKENS if tokens is None else tokens
+    result: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if result and (len(result[-1]) + 1) * lengths[row] <= most:
+            result[-1].append(row)
+        else:
+            result.append([row])
+    return result
+
+
+def equal_lengths(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Row numbers in batches of prompts of one length, so that none is padded."""
+    groups: dict[int, list[int]] = {}
+    for row, tokens in enumerate(prompts):
+        groups.setdefault(len(tokens), []).append(row)
+    cut = {length: max(1, BATCH_TOKENS // length) for length in groups}
+    return [
+        rows[start : start + cut[length]]
+        for length, rows in groups.items()
+        for start in range(0, len(rows), cut[length])
+    ]

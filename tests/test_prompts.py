@@ -1,0 +1,280 @@
+"""A task as a policy reads it: its kind, tokens, answers, ends and rewards, tokenised once."""
+
+import copy
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from tests import letters
+
+from valuegrad.budget import Budget
+from valuegrad.errors import UserError
+from valuegrad.impact.score import score
+from valuegrad.impact.settings import Sampling
+from valuegrad.model.policy import load_policy
+from valuegrad.prompts import stop_tokens, tokenise
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
+from valuegrad.rewards.function import FunctionReward
+from valuegrad.tasks.arithmetic import arithmetic
+from valuegrad.tasks.task import MAX_TOKENS, Task
+from valuegrad.training.train import train
+
+LENGTH = FunctionReward("tests:length", lambda completions, **_: [len(c) / 4 for c in completions])
+NAMED = FunctionReward("number", lambda completions, **_: [float("5" in c) for c in completions])
+
+
+def make(reward=None, answers=("a", "b"), prompts=("x = ", "name: "), **limits):
+    examples = tuple(Example(p, a) for p, a in zip(prompts, answers, strict=True))
+    return Task("t", examples[:1], examples[1:], reward or Exact(), **limits)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "most"),
+    [
+        (make(), "one token", 1),
+        (make(LENGTH), "one token", 1),
+        (make(NAMED), "sampled", MAX_TOKENS),
+        (make(NAMED, max_tokens=1), "one token", 1),
+        (make(answers=("a", "bz")), "exact", 3),
+        (make(LENGTH, answers=("a", "bz")), "sampled", MAX_TOKENS),
+        (make(max_tokens=2), "exact", 2),
+        (make(LENGTH, max_tokens=2), "sampled", 2),
+        (make(max_tokens=1), "one token", 1),
+        (make(stop="\n"), "exact", 2),
+        (make(LENGTH, stop="\n"), "sampled", MAX_TOKENS),
+        (make(stop="\n", max_tokens=1), "one token", 1),
+    ],
+)
+def test_the_kind_follows_answers_reward_and_limits(policy, task, kind, most):
+    if most == MAX_TOKENS:
+        task = dataclasses.replace(task, max_tokens=24)
+        most = 24
+    both = tokenise(policy("gpt2"), task)
+    assert both.kind == both.train.kind == both.evaluation.kind == kind
+    for prompts in (both.train, both.evaluation):
+        assert prompts.max_tokens == most
+        assert bool(prompts.stops) == (kind != "one token")
+        assert prompts.reward == task.reward
+        compared = kind == "one token" or prompts.exact
+        assert all(bool(answer) == compared for answer in prompts.answers)
+
+
+def test_without_limits_of_its_own_a_reward_of_texts_allows_the_default(policy):
+    roomy = copy.copy(policy("gpt2"))
+    roomy.__dict__["context"] = 4 * MAX_TOKENS
+    assert tokenise(roomy, make(NAMED)).evaluation.max_tokens == MAX_TOKENS
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_tokens_and_answers_are_the_tokenizers(policy, architecture):
+    chosen, task = policy(architecture), arithmetic(prompts=5, train_prompts=7, digits=2)
+    both = tokenise(chosen, task)
+    assert (len(both.train), len(both.evaluation)) == (7, 5)
+    for prompts, examples in ((both.train, task.train), (both.evaluation, task.evaluation)):
+        assert prompts.examples == examples
+        for example, tokens, answer in zip(examples, prompts.tokens, prompts.answers, strict=True):
+            assert list(tokens) == chosen.tokenizer(example.prompt)["input_ids"]
+            whole = chosen.tokenizer(example.prompt + example.answer)["input_ids"]
+            assert [*tokens, *answer] == whole
+        assert prompts.first_answers.tolist() == [a[0] for a in prompts.answers]
+        # The task's line break beside the model's own stop token.
+        newline = chosen.tokenizer("\n")["input_ids"]
+        assert prompts.stops == (0, *newline)
+        assert prompts.accepted(1) == [(*prompts.answers[1], s) for s in prompts.stops]
+    # The longest answer of both splits and its stop token.
+    longest = max(len(a) for p in (both.train, both.evaluation) for a in p.answers)
+    assert both.train.max_tokens == both.evaluation.max_tokens == longest + 1
+
+
+def test_some_prompts_in_any_order():
+    policy = letters.policy("llama")
+    prompts = letters.asked(policy, letters.task(letters.answers("llama")))
+    some = prompts.some([2, 0, 2])
+    for name in ("examples", "tokens", "answers"):
+        column = getattr(prompts, name)
+        assert getattr(some, name) == (column[2], column[0], column[2])
+    assert (some.kind, some.stops, some.reward) == (prompts.kind, prompts.stops, prompts.reward)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return a function that watches a policy's tokenizer: the lists of texts that it is given."""
+
+    def watch(policy):
+        watched, seen = policy.tokenizer, []
+        real = type(watched).__call__
+
+        def call(self, text, *rest, **options):
+            if self is watched and isinstance(text, list):
+                seen.append(text)
+            return real(self, text, *rest, **options)
+
+        monkeypatch.setattr(type(watched), "__call__", call)
+        return seen
+
+    return watch
+
+
+KINDS = {
+    "one token": make(answers=("a", "b")),
+    "one token, graded": make(LENGTH),
+    "exact": make(answers=("az", "bz")),
+    "sampled": make(LENGTH, max_tokens=3),
+}
+
+
+def texts_of(task, kind):
+    examples = [*task.train, *task.evaluation]
+    prompts = [e.prompt for e in examples]
+    return [prompts] if kind == "sampled" else [prompts, [e.prompt + e.answer for e in examples]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_score_tokenises_each_kind_of_text_once(policy, calls, kind):
+    seen = calls(policy("gpt2"))
+    sampling = Sampling(rollouts=4, branch=1)
+    score(policy("gpt2"), KINDS[kind], site=0, sampling=sampling, budget=Budget(group_size=2))
+    assert seen == texts_of(KINDS[kind], kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_run_of_training_tokenises_each_kind_of_text_once(policy, calls, kind):
+    seen = calls(policy("gpt2", "float32"))
+    budget = Budget(updates=(1, 2), group_size=2, prompts_per_update=2)
+    train(policy("gpt2", "float32"), KINDS[kind], budget=budget)
+    assert seen == texts_of(KINDS[kind], kind)
+
+
+def test_prompts_of_a_score_serve_its_training(policy, calls):
+    chosen = policy("gpt2", "float32")
+    prompts = tokenise(chosen, KINDS["one token"])
+    seen = calls(chosen)
+    budget = Budget(updates=(1,), group_size=2, prompts_per_update=2)
+    found = train(chosen, KINDS["one token"], budget=budget, prompts=prompts)
+    assert seen == []
+    assert found == train(chosen, KINDS["one token"], budget=budget)
+
+
+# --- rewards -------------------------------------------------------------------------------------
+
+
+def test_the_table_is_the_reward_of_every_token(policy):
+    """A function is asked about each prompt's vocabulary once; an exact reward needs no function.
+
+    Rows that pad the output head stand for no text.
+    """
+    chosen, asked = policy("gpt2"), []
+
+    def f(prompts, completions, completion_ids, answer, **_):
+        asked.append(prompts[0])
+        return [len(c) + (a == "a") for c, a in zip(completions, answer, strict=True)]
+
+    vocabulary, known = chosen.head.shape[0], len(chosen.tokenizer)
+    assert vocabulary > known
+    prompts = tokenise(chosen, make(FunctionReward("tests:f", f))).evaluation.some([0, 0])
+    prompts = dataclasses.replace(
+        prompts, examples=(Example("p", "a"), Example("q", "b")), answers=((1,), (2,))
+    )
+    table = prompts.reward_table(chosen, [1, 0, 1])
+    assert table.shape == (3, vocabulary)
+    assert table.dtype == torch.float64
+    assert torch.equal(table[0], table[2])
+    assert torch.equal(table[1], table[0] + 1)
+    decode = chosen.tokenizer.decode
+    texts = [decode([t], skip_special_tokens=True) if t < known else "" for t in range(vocabulary)]
+    assert table[0].tolist() == [float(len(text)) for text in texts]
+    prompts.reward_table(chosen, [0])
+    assert asked == ["q", "p"]
+    # Of other rewards nothing that was asked before remains.
+    again = dataclasses.replace(prompts, reward=LENGTH).reward_table(chosen, [0])
+    assert again[0].tolist() == [len(text) / 4 for text in texts]
+    exact = dataclasses.replace(prompts, reward=Exact()).reward_table(chosen, [1, 0])
+    assert exact.nonzero().tolist() == [[0, 2], [1, 1]]
+
+
+def test_exact_rewards_are_by_tokens_and_other_rewards_by_text():
+    policy = letters.policy("llama")
+    prompts = letters.asked(policy, letters.task(letters.answers("llama")))
+    answer = prompts.answers[1]
+    # The right text without a stop token, or with other tokens of the same text, earns nothing.
+    others = [(*answer, 0), (*answer, 1), answer, (*answer, 0, 0), (*answer, *answer, 0)]
+    found = prompts.rewards_of(policy, [1], [others], [["x"] * len(others)])
+    assert found.tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0]]
+    assert found.dtype == torch.float64
+    graded = dataclasses.replace(prompts, reward=LENGTH)
+    assert graded.rewards_of(policy, [1, 0], [[(2, 3, 1)], [(4,)]]).tolist() == [[0.5], [0.25]]
+    read = graded.rewards_of(policy, [1], [[(2, 1), (3, 1)]], [["four", "x"]])
+    assert read.tolist() == [[1.0, 0.25]]
+
+
+def test_a_text_ends_before_its_stop_token_and_leaves_out_what_pads_the_head(policy):
+    chosen = policy("gpt2")
+    prompts = tokenise(chosen, KINDS["sampled"]).evaluation
+    encode = chosen.tokenizer
+    tokens = encode("ab")["input_ids"]
+    assert prompts.text(chosen, [*tokens, 0]) == "ab"
+    assert prompts.text(chosen, tokens) == "ab"
+    assert prompts.text(chosen, [0]) == ""
+    assert prompts.text(chosen, [*tokens, len(encode) + 1]) == "ab"
+    assert prompts.text(chosen, [len(encode)]) == ""
+    # A stop inside, which no draw has, is a special token and no text either.
+    assert prompts.text(chosen, [0, *tokens]) == "ab"
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task("t", (), (Example("a", "b"),), Exact()), "task: got no prompts; wanted at least one"),
+        (Task("t", (Example("a", "b"),), (), Exact()), "task: got no prompts"),
+        (make(answers=("a", "")), r"answer '': got the tokens \[\].*wanted exactly one token"),
+        (make(answers=("az", "")), r"answer '': .*wanted one token or more"),
+        # "i" and "n" are one token where they meet.
+        (
+            make(prompts=("x", "i"), answers=("az", "nz")),
+            r"answer 'nz': got the tokens \['in', 'z'\] after the prompt 'i'.*one token or more",
+        ),
+        (make(prompts=("x", "i"), answers=("a", "n")), r"answer 'n': .*exactly one token"),
+        (make(max_tokens=1, answers=("az", "a")), r"answer 'az': .*wanted exactly one token"),
+        (make(LENGTH, max_tokens=1, answers=("a", "bz")), r"answer 'bz': .*exactly one token"),
+        (make(prompts=("x", ""), answers=("a", "b")), r"answer 'b': .* after the prompt ''"),
+        (make(LENGTH, max_tokens=3, prompts=("x", "")), r"prompt ''….*0 tokens; wanted 1 to 45"),
+        (
+            make(prompts=("x", "az" * 30)),
+            r"prompt 'azaz.*60 tokens; wanted 1 to 47, which leaves room for 1 more in a context "
+            r"of 48.*shorten the prompt, or lower `max_tokens`",
+        ),
+        (make(answers=("wxyz", "a"), max_tokens=4), "max_tokens: got 4; wanted at least 5"),
+        (make(LENGTH, max_tokens=48), r"max_tokens: got 48; wanted below 48.*24 or less"),
+        (make(NAMED), "max_tokens: got 256; wanted below 48, this model's context"),
+        (make(stop="zq"), r"stop: got 'zq', 2 tokens of this model; wanted a text of one token"),
+    ],
+)
+def test_refuses(policy, task, message):
+    with pytest.raises(UserError, match=message):
+        tokenise(policy("gpt2"), task)
+
+
+def test_stop_tokens_are_the_models_the_tokenizers_and_the_tasks(policy, checkpoint, tmp_path):
+    chosen, newline = policy("gpt2"), policy("gpt2").tokenizer("\n")["input_ids"]
+    assert stop_tokens(chosen, make(stop="\n")) == (0, *newline)
+    assert stop_tokens(chosen, make()) == (0,)
+    folder = shutil.copytree(checkpoint("gpt2"), tmp_path / "step1")
+    for name, change in (
+        ("generation_config.json", {"eos_token_id": None}),
+        ("config.json", {"eos_token_id": None}),
+        ("tokenizer_config.json", {"eos_token": None}),
+    ):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | change))
+    endless = load_policy(str(folder))
+    assert stop_tokens(endless, make(stop="\n")) == tuple(newline)
+    with pytest.raises(UserError, match=r"without a stop token; wanted an eos token, or `stop`"):
+        stop_tokens(endless, make())
+    # Completions of one token need none.
+    assert tokenise(endless, make()).evaluation.stops == ()
