@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import oracles
 
+from valuegrad.budget import METHODS
 from valuegrad.errors import UserError
 from valuegrad.methods import (
-    METHODS,
     XI,
     advantages,
     check_method,

@@ -3,6 +3,7 @@
 
 # What goes wrong
 # 0. Checkpoints, policies, tasks
+from .budget import METHODS as METHODS
 from .budget import Budget as Budget
 from .checkpoints.checkpoint import Checkpoint as Checkpoint
 from .checkpoints.checkpoint import parse_revision as parse_revision
@@ -61,7 +62,6 @@ from .impact.signal import Impact as Impact
 from .impact.vocabulary import measure as measure
 
 # 3. Critic-free methods
-from .methods import METHODS as METHODS
 from .methods import PopulationAdvantages as PopulationAdvantages
 from .methods import advantages as advantages
 from .methods import population_advantages as population_advantages

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from valuegrad.errors import UserError, check_positive
-from valuegrad.methods import Method, check_method
+from pydantic import AfterValidator, Field
+
+from valuegrad.errors import UserError
+from valuegrad.settings import Count, Natural, Positive, settings
+
+Method = Literal["grpo", "dr_grpo", "rloo", "reinforce", "ppo"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
-@dataclass(frozen=True)
+def _increasing(updates: tuple[int, ...]) -> tuple[int, ...]:
+    if not updates or list(updates) != sorted(set(updates)):
+        wanted, fix = "increasing whole numbers from 1", "for example 10,20,25,30"
+        raise UserError("updates", str(list(updates)), wanted, fix)
+    return updates
+
+
+Updates = Annotated[tuple[Count, ...], Field(strict=False), AfterValidator(_increasing)]
+
+
+@settings
 class Budget:
     """An RL budget and the hyper-parameters of the runs that spend it.
 
@@ -42,38 +55,19 @@ class Budget:
     """
 
     method: Method = "grpo"
-    learning_rate: float = 1e-5
-    updates: tuple[int, ...] = (10, 20, 25, 30)
-    seeds: int = 3
-    seed: int = 0
-    prompts_per_update: int = 32
-    group_size: int = 16
-    inner_epochs: int = 1
-    clip: float = 0.2
-    beta: float = 0.0
+    learning_rate: Positive = 1e-5
+    updates: Updates = (10, 20, 25, 30)
+    seeds: Count = 3
+    seed: Natural = 0
+    prompts_per_update: Count = 32
+    group_size: Annotated[int, Field(ge=2)] = 16
+    inner_epochs: Count = 1
+    clip: Positive = 0.2
+    beta: Annotated[float, Field(ge=0)] = 0.0
     kl: Literal["exact", "k3"] = "exact"
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: Positive = 1.0
     engine: Literal["auto", "one_token", "trl"] = "auto"
-    lora_rank: int = 0
-
-    def __post_init__(self) -> None:
-        check_method(self.method)
-        updates = tuple(self.updates)
-        if not updates or updates[0] < 1 or list(updates) != sorted(set(updates)):
-            got, wanted = str(list(updates)), "increasing whole numbers from 1"
-            raise UserError("updates", got, wanted, "for example 10,20,25,30")
-        least_of = {"seeds": 1, "seed": 0, "prompts_per_update": 1, "inner_epochs": 1}
-        for name, least in {**least_of, "group_size": 2, "lora_rank": 0}.items():
-            if getattr(self, name) < least:
-                raise UserError(name, str(getattr(self, name)), f"{least} or more", "raise it")
-        for name in ("learning_rate", "clip", "max_gradient_norm"):
-            check_positive(name, getattr(self, name), "change it")
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise UserError("beta", str(self.beta), "0 or more", "use 0 for no penalty")
-        if self.kl not in ("exact", "k3"):
-            raise UserError("kl", repr(self.kl), "exact or k3", "choose one")
-        if self.engine not in ("auto", "one_token", "trl"):
-            raise UserError("engine", repr(self.engine), "auto, one_token or trl", "choose one")
+    lora_rank: Natural = 0
 
     @property
     def mean_updates(self) -> float:

@@ -1,4 +1,8 @@
-"""What can go wrong, in two kinds: the request was wrong, or the run failed."""
+"""What can go wrong, in two kinds: the request was wrong, or the run failed.
+
+Messages name arguments, others in backticks: "raise `rollouts`". The command line shows them as
+flags.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ class UserError(ValuegradError, ValueError):
     The command line prints it as one message on stderr and exits with 2.
 
     Args:
-        argument: the flag, configuration key, file or function at fault, as the user knows it.
+        argument: the argument, configuration key, file or function at fault, as the user knows it.
         got: what it was.
         wanted: what would have been right.
         fix: what to do now.
 
     Example:
-        >>> print(UserError("--alpha", "-1", "a number above 0", "use the default, 5"))
-        --alpha: got -1; wanted a number above 0. Fix: use the default, 5
+        >>> print(UserError("alpha", "-1", "a number above 0", "use the default, 5"))
+        alpha: got -1; wanted a number above 0. Fix: use the default, 5
     """
 
     def __init__(self, argument: str, got: str, wanted: str, fix: str) -> None:
@@ -32,49 +36,21 @@ class UserError(ValuegradError, ValueError):
         super().__init__(f"{argument}: got {got}; wanted {wanted}. Fix: {fix}")
 
 
+class RunError(ValuegradError, RuntimeError):
+    """A failure while running (exit code 1): what is finished is kept, and it says how to go on."""
+
+
+class DownloadError(RunError):
+    """A checkpoint could not be had from the hub: a failure of that checkpoint alone."""
+
+
 def suggestion(got: str, choices: Collection[str], otherwise: str) -> str:
-    """What to do about a word that is none of some: the nearest one, if any is near.
-
-    Args:
-        got: the word.
-        choices: what would have been right.
-        otherwise: the fix where none of them is near.
-
-    Returns:
-        The fix of a `UserError`.
-
-    Example:
-        >>> suggestion("grop", ("grpo", "rloo"), "choose one")
-        "did you mean 'grpo'?"
-    """
+    """The fix for a word that is none of some: the nearest of them, or `otherwise`."""
     near = difflib.get_close_matches(got, choices, n=1)
     return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def check_positive(argument: str, value: float, fix: str) -> None:
-    """Refuse what is not a finite number above 0.
-
-    Args:
-        argument: what the user knows it by.
-        value: what it is.
-        fix: what to do instead.
-
-    Raises:
-        UserError: it is 0, below, infinite or not a number.
-    """
+    """Refuse what is not a finite number above 0."""
     if not (math.isfinite(value) and value > 0):
         raise UserError(argument, str(value), "a number above 0", fix)
-
-
-class RunError(ValuegradError, RuntimeError):
-    """A failure while running: what is finished is kept, and the message says how to go on.
-
-    The command line prints it on stderr and exits with 1.
-    """
-
-
-class DownloadError(RunError):
-    """A checkpoint could not be had from the hub: a failure of that checkpoint alone.
-
-    The command line prints it on stderr and exits with 1.
-    """

@@ -15,15 +15,7 @@ from valuegrad.errors import RunError, UserError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a crash leaves the old one, the new one or none, never a part.
-
-    Args:
-        path: the file; its folder is made.
-        content: text or bytes.
-
-    Raises:
-        RunError: the disk is full or the folder not writable.
-    """
+    """Write a file so that a crash leaves the old one, the new one or none, never a part."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +28,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with suppress(OSError):
             draft.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        fix = "make room" if full else "see that the folder can be written to"
+        fix = "free some space" if full else "see that the folder can be written to"
         raise RunError(
             f"{path} could not be written ({error.strerror}). What was finished before is kept; "
             f"{fix} and run the same command again to go on from there"
@@ -48,25 +40,16 @@ def to_json(value: Any) -> str:
     return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
 
 
-def check_folder(flag: str, folder: Path) -> None:
-    """Refuse a folder that cannot be written to, or a file in its place, before any work is done.
-
-    Args:
-        flag: that names the folder.
-        folder: which need not exist.
-
-    Raises:
-        UserError: it is a file, lies below one, or may not be written to.
-    """
-    nearest = folder
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+def check_folder(argument: str, folder: Path) -> Path:
+    """The folder, unless it cannot be written to or is a file."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         got = f"{folder}, a file" if nearest == folder else f"{folder}, below the file {nearest}"
-        raise UserError(flag, got, "a folder", "name a folder")
+        raise UserError(argument, got, "a folder", "name a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         got = f"{folder}, but {nearest} may not be written to"
-        raise UserError(flag, got, "a folder to write to", "name another, or change its rights")
+        raise UserError(argument, got, "a folder to write to", "name another, or change its rights")
+    return folder
 
 
 def _plain(value: Any) -> Any:

@@ -6,16 +6,14 @@ N prompts · G actions in a group
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from valuegrad.budget import METHODS, Method
 from valuegrad.errors import UserError
 
-Method = Literal["grpo", "dr_grpo", "rloo", "reinforce", "ppo"]
-METHODS: tuple[Method, ...] = get_args(Method)
 XI = 1e-4
 """Added to a standard deviation before dividing by it, as TRL does."""
 

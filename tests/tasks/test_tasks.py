@@ -5,10 +5,9 @@ import json
 import math
 
 import pytest
-
-from valuegrad.cli.app import app
-from valuegrad.errors import UserError
 from valuegrad.one_token_prompts import batches
+
+from valuegrad.errors import UserError
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.settings import TaskSettings, build_task
@@ -187,13 +186,6 @@ def test_an_unknown_task_and_a_missing_file():
 def test_settings_that_do_not_fit_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         build_task(TaskSettings(**{"prompts": 4, "train_prompts": 4, **options}))
-
-
-def test_a_flag_may_spell_a_line_break_as_a_shell_leaves_it():
-    words = ["score", "x", "--stop", r"\n", "--prompt-template", r"Q: {prompt}\nA:"]
-    _, bound, _ = app.parse_args(words, exit_on_error=False)
-    flags = bound.arguments["task"]
-    assert (flags.stop, flags.prompt_template) == ("\n", "Q: {prompt}\nA:")
 
 
 def test_limits_of_completions_are_settings_of_every_task():

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal  # noqa: F401 (annotations of Budget 
 
 from cyclopts import CoercionError, Parameter, Token
 
-from valuegrad.budget import Budget
+from valuegrad.budget import (
+    Budget,
+    Method,  # noqa: F401 (annotations of Budget are read here)
+)
 from valuegrad.checkpoints.eviction import parse_size
 from valuegrad.errors import UserError
 from valuegrad.files import check_folder
 from valuegrad.impact.settings import Estimator, Sampling  # noqa: F401 (annotations are read here)
-from valuegrad.methods import Method  # noqa: F401 (annotations of Budget are read here)
 from valuegrad.study.config import StudyConfig
 from valuegrad.tasks.settings import TaskSettings
 

@@ -18,13 +18,12 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.budget import Budget
+from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError
 from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.impact.settings import Sampling
 from valuegrad.impact.signal import Impact
 from valuegrad.impact.update import Update
-from valuegrad.methods import Method
 from valuegrad.model.policy import Policy, Site
 from valuegrad.prompts import Kind, Prompts, TaskPrompts
 from valuegrad.sampler import Rollouts, rollouts

@@ -21,11 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.budget import Budget
+from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError
 from valuegrad.impact.estimator import Estimator, estimator
 from valuegrad.impact.settings import Sampling
-from valuegrad.methods import Method
 from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.prompts import tokenise
 from valuegrad.tasks.task import Task

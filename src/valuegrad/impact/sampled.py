@@ -22,6 +22,7 @@ from jaxtyping import Float
 from scipy.stats import hypergeom
 from torch import Tensor
 
+from valuegrad.budget import METHODS, Method
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.credit.squared_norm import squared_norm
 from valuegrad.errors import UserError
@@ -39,7 +40,7 @@ from valuegrad.impact.signal import (
     undefined_where_zero,
 )
 from valuegrad.impact.signal_slopes import inverse_deviation, signal_slopes
-from valuegrad.methods import METHODS, XI, Method, PopulationAdvantages
+from valuegrad.methods import XI, PopulationAdvantages
 from valuegrad.model.batches import entropies, prompt_states
 from valuegrad.model.policy import Policy, Site
 from valuegrad.sampler import Rollouts, check_log_probabilities

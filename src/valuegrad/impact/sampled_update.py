@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from valuegrad.budget import Method
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.impact.update import Update, add_gradients, length, moving_parameters
-from valuegrad.methods import Method, advantages, population_advantages, zero_spread
+from valuegrad.methods import advantages, population_advantages, zero_spread
 from valuegrad.model.batches import scored_batches
 from valuegrad.model.policy import Policy, logits
 from valuegrad.sampler import Rollouts

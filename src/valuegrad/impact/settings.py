@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from valuegrad.errors import UserError
+from pydantic import Field
+
+from valuegrad.settings import Count, Natural, settings
 
 # The reward of several tokens bends more: their probabilities multiply.
 LONGER_STEPS = 4
 Estimator = Literal["auto", "closed-form", "sampled"]
 
 
-@dataclass(frozen=True)
+@settings
 class Sampling:
     """What decides the probe step, and the rollouts that a task is measured by where it needs any.
 
@@ -36,21 +37,11 @@ class Sampling:
     """
 
     estimator: Estimator = "auto"
-    rollouts: int = 32
-    branch: int = 0
-    rollout_seed: int = 0
-    probe_steps: int | None = None
-    probe_prompts: int | None = None
-
-    def __post_init__(self) -> None:
-        least = {"rollouts": 4, "branch": 0, "rollout_seed": 0}
-        for name, lowest in (least | {"probe_steps": 1, "probe_prompts": 1}).items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise UserError(name, str(value), f"{lowest} or more", "raise it")
-        known = get_args(Estimator)
-        if self.estimator not in known:
-            raise UserError("estimator", repr(self.estimator), " or ".join(known), "choose one")
+    rollouts: Annotated[int, Field(ge=4)] = 32
+    branch: Natural = 0
+    rollout_seed: Natural = 0
+    probe_steps: Count | None = None
+    probe_prompts: Count | None = None
 
     def steps(self, one_token: bool) -> int:
         """How many steps the probe's move is made of."""

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from valuegrad.budget import Method
 from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.headroom import LARGE
-from valuegrad.methods import Method
 from valuegrad.model.policy import Site
 
 

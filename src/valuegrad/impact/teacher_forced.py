@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from valuegrad.budget import METHODS, Method
 from valuegrad.credit.answer_gradients import (
     AnswerGradients,
     answer_gradients,
@@ -30,7 +31,7 @@ from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
 from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
-from valuegrad.methods import METHODS, Method, PopulationAdvantages, population_advantages
+from valuegrad.methods import PopulationAdvantages, population_advantages
 from valuegrad.model.batches import entropies, head_chunks, probabilities
 from valuegrad.model.policy import Policy, Site
 from valuegrad.prompts import Prompts

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.methods import Method, population_advantages
+from valuegrad.budget import Method
+from valuegrad.methods import population_advantages
 from valuegrad.model.policy import Policy
 
 

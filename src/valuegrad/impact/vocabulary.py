@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from valuegrad.budget import METHODS, Method
 from valuegrad.credit.score_geometry import (
     centred_head,
     final_geometry,
@@ -29,13 +30,7 @@ from valuegrad.credit.value_gradient import (
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
 from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
-from valuegrad.methods import (
-    METHODS,
-    Method,
-    PopulationAdvantages,
-    check_method,
-    population_advantages,
-)
+from valuegrad.methods import PopulationAdvantages, check_method, population_advantages
 from valuegrad.model.batches import (
     KEPT_ELEMENTS,
     batches,

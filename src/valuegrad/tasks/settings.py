@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from valuegrad.errors import UserError, suggestion
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.function import TIMEOUT
 from valuegrad.rewards.named import reward_named
+from valuegrad.settings import Count, Positive, settings
 from valuegrad.tasks import gym
 from valuegrad.tasks.arithmetic import arithmetic
 from valuegrad.tasks.jsonl import jsonl_task
@@ -19,7 +22,7 @@ from valuegrad.tasks.task import Task
 KINDS = ("label-copy", "arithmetic", "gym:NAME")
 
 
-@dataclass(frozen=True)
+@settings
 class TaskSettings:
     r"""What names a task.
 
@@ -50,10 +53,10 @@ class TaskSettings:
     """
 
     name: str = "label-copy"
-    prompts: int = 256
-    train_prompts: int = 1024
+    prompts: Count = 256
+    train_prompts: Count = 1024
     seed: int = 0
-    labels: tuple[str, ...] = ("A", "B", "C", "D")
+    labels: Annotated[tuple[str, ...], Field(strict=False)] = ("A", "B", "C", "D")
     template: str | None = None
     operation: str = "+"
     digits: int = 2
@@ -62,10 +65,15 @@ class TaskSettings:
     eval_fraction: float = 0.5
     prompt_template: str | None = None
     reward: str = "exact"
-    reward_timeout: float = TIMEOUT
+    reward_timeout: Positive = TIMEOUT
     threshold: float = 1.0
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     stop: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the prompts are the user's own, of which no stop is known."""
+        return self.name not in KINDS and not self.name.startswith(gym.PREFIX)
 
 
 def build_task(settings: TaskSettings) -> Task:
@@ -86,8 +94,6 @@ def build_task(settings: TaskSettings) -> Task:
     """
     task = _built(settings)
     if settings.max_tokens is not None:
-        if settings.max_tokens < 1:
-            raise UserError("max_tokens", str(settings.max_tokens), "1 or more", "raise it")
         task = replace(task, max_tokens=settings.max_tokens)
     if settings.stop is not None:
         task = replace(task, stop=settings.stop or None)

@@ -24,10 +24,10 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from valuegrad.budget import Budget
+from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError
 from valuegrad.impact.held_out import held_out_rewards
-from valuegrad.methods import Method, advantages, zero_spread
+from valuegrad.methods import advantages, zero_spread
 from valuegrad.model.batches import TRAINING_TOKENS
 from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.model.precision import use_true_float64
