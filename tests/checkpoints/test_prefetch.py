@@ -28,7 +28,7 @@ def test_the_next_is_downloaded_while_this_one_is_measured(hub, flags, monkeypat
         raise UserError("measured", "enough", "no more", "nothing")
 
     monkeypatch.setattr("valuegrad.checkpoints.prefetch.download", downloading)
-    monkeypatch.setattr("valuegrad.study.run.load_policy", measured)
+    monkeypatch.setattr("valuegrad.study.measuring.load_policy", measured)
     assert run(["score", PATTERN, *flags]) == 2
     ahead = [NAMES[: min(i + 2, len(NAMES))] for i in range(len(NAMES))]
     assert seen == list(zip(NAMES, ahead, strict=True))

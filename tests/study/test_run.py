@@ -1,17 +1,16 @@
 """Whole studies: resuming, failing checkpoints, moved and changed weights."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from valuegrad.cli.app import run
 from valuegrad.errors import UserError
 from valuegrad.study.config import load_config
 from valuegrad.study.run import run_study
@@ -19,8 +18,23 @@ from valuegrad.study.run import run_study
 SEED_COUNT, CHECKPOINTS = 2, 5
 
 
-def command(config, out):
-    return [sys.executable, "-m", "valuegrad", "study", str(config), "--out", str(out)]
+# A study that is killed as soon as it has written its third run.
+KILLED = """
+import os, signal, sys
+from valuegrad.cli.app import run
+from valuegrad.study.records import Records
+
+put, kinds = Records.put, []
+
+def put_and_die(self, measurement, *rest):
+    put(self, measurement, *rest)
+    kinds.append(measurement)
+    if kinds.count("train") == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Records.put = put_and_die
+sys.exit(run(sys.argv[1:]))
+"""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -43,23 +57,20 @@ def _without_timings(value):
     return [_without_timings(v) for v in value] if isinstance(value, list) else value
 
 
-def test_a_killed_study_goes_on_to_the_same_bytes(config, tmp_path):
+def test_a_killed_study_goes_on_to_the_same_bytes(config, tmp_path, monkeypatch):
     whole, cut = tmp_path / "a" / "out", tmp_path / "b" / "out"
     for folder in (whole.parent, cut.parent):
         folder.mkdir()
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command(config, "out"), cwd=cut.parent, **quiet) as process:
-        deadline = time.monotonic() + 120
-        while len(list(cut.glob("records/train-*.json"))) < 3:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+    words = ["study", str(config), "--out", "out"]
+    program = [sys.executable, "-c", KILLED, *words]
+    killed = subprocess.run(program, cwd=cut.parent, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
     before = {p.name: p.stat().st_mtime_ns for p in (cut / "records").glob("*.json")}
-    assert 3 <= sum(name.startswith("train-") for name in before) < SEED_COUNT * CHECKPOINTS
+    assert sum(name.startswith("train-") for name in before) == 3
     assert not (cut / "study.json").exists()
     for folder in (cut, whole):
-        subprocess.run(command(config, "out"), cwd=folder.parent, check=True, **quiet)
+        monkeypatch.chdir(folder.parent)
+        assert run(words) == 0
     after = {p.name: p.stat().st_mtime_ns for p in (cut / "records").glob("*.json")}
     assert {name: after[name] for name in before} == before
     assert contents(cut) == contents(whole)

@@ -20,39 +20,34 @@ from valuegrad.files import to_json, write_atomically
 
 @dataclass(frozen=True)
 class Record:
-    """One finished measurement.
+    """One finished measurement."""
 
-    Attributes:
-        measurement: ``score`` or ``train``.
-        inputs: everything that decides the result.
-        result: what was measured, plain JSON values.
-        seconds: wall-clock time; the only field that differs between two runs.
-    """
-
-    measurement: str
-    inputs: dict[str, Any]
     result: dict[str, Any]
+    """Plain JSON values."""
     seconds: float
+    """Wall-clock time, which alone differs between two runs."""
 
 
 class Records:
-    """The records of one study folder; a single writer.
-
-    Args:
-        folder: the study folder.
-    """
+    """The records below a folder; a single writer."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder / "records"
+
+    def path(self, measurement: str, inputs: Mapping[str, Any]) -> Path:
+        """Where the record of a measurement is, or will be; `inputs` decide its result."""
+        text = json.dumps([measurement, inputs], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self.folder / f"{measurement}-{key}.json"
 
     def get(self, measurement: str, inputs: Mapping[str, Any]) -> Record | None:
         """The record of a measurement, None where it has not been finished."""
-        path = self._path(measurement, inputs)
+        path = self.path(measurement, inputs)
         if not path.is_file():
             return None
         try:
             found = json.loads(path.read_text("utf-8"))
-            return Record(measurement, found["inputs"], found["result"], found["seconds"])
+            return Record(found["result"], found["seconds"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 str(path),
@@ -61,65 +56,46 @@ class Records:
                 "delete the file; it is measured again",
             ) from error
 
-    def put(self, record: Record) -> None:
-        """Write a record; a crash leaves the whole file or none.
-
-        Raises:
-            RunError: the disk is full or not writable; what is finished stays.
-        """
+    def put(self, measurement: str, inputs: Mapping[str, Any], record: Record) -> None:
+        """Write a record; a crash leaves the whole file or none."""
         whole = {
-            "measurement": record.measurement,
-            "inputs": record.inputs,
+            "measurement": measurement,
+            "inputs": inputs,
             "result": record.result,
             "provenance": provenance(),
             "seconds": record.seconds,
         }
-        write_atomically(self._path(record.measurement, record.inputs), to_json(whole))
-
-    def _path(self, measurement: str, inputs: Mapping[str, Any]) -> Path:
-        text = json.dumps([measurement, inputs], sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        return self.folder / "records" / f"{measurement}-{key}.json"
+        write_atomically(self.path(measurement, inputs), to_json(whole))
 
 
-def claim(folder: Path, resolved: str) -> bool:
-    """Make a folder this configuration's, or find that it is already.
+def claim(out: Path, resolved: str) -> bool:
+    """Make a folder this configuration's, or refuse one of another; whether it is new.
 
     The list of checkpoints may change: a study can grow with the pretraining run it watches.
-
-    Args:
-        folder: the study folder.
-        resolved: the configuration as JSON.
-
-    Returns:
-        Whether the folder is new.
-
-    Raises:
-        UserError: it belongs to another configuration, or is no study folder.
     """
-    mark = folder / "study-config.json"
+    mark = out / "study-config.json"
     if mark.is_file():
         difference = _difference(mark.read_text("utf-8"), resolved)
         if difference:
             raise UserError(
-                "--out",
-                f"{folder}, a study with another configuration ({difference})",
+                "out",
+                f"{out}, a study with another configuration ({difference})",
                 "a new folder or the same configuration",
-                "name another folder with --out",
+                "name another folder with `out`",
             )
         write_atomically(mark, resolved)
         return False
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        got = f"{folder}, which holds something else"
-        raise UserError("--out", got, "a study folder or a new one", "name another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        got = f"{out}, which holds something else"
+        raise UserError("out", got, "a study folder or a new one", "name another folder")
     write_atomically(mark, resolved)
     return True
 
 
-def forget(folder: Path) -> None:
+def forget(out: Path) -> None:
     """Remove a study folder in which nothing was finished."""
-    if not any((folder / "records").glob("*.json")):
-        shutil.rmtree(folder, ignore_errors=True)
+    if not any((out / "records").glob("*.json")):
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def provenance() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from valuegrad.credit.sampling_gap import LINKS, sampling_gaps, table_norms
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
 from valuegrad.rewards.example import Example
+from valuegrad.theory.settings import BoundSettings
 
 # How far rounding may carry a gap above its bound.
 ROUNDING = {"float64": 1e-9, "float32": 1e-4}
@@ -21,8 +22,8 @@ def bound_points(
     policy: Policy,
     examples: Sequence[Example],
     *,
-    positions: int = 4,
-    temperature: float = 1.0,
+    positions: int = BoundSettings.positions,
+    temperature: float = BoundSettings.temperature,
 ) -> list[dict[str, Any]]:
     """Measure the gap and its bounds at positions of some prompts and their answers.
 

@@ -20,8 +20,7 @@ from valuegrad.errors import UserError
 from valuegrad.model.cache import sampled
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
-
-MAX_TOKENS = 32
+from valuegrad.theory.settings import MAX_TOKENS
 
 
 @dataclass(frozen=True)

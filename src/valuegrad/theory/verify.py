@@ -25,6 +25,7 @@ from valuegrad.theory.gap_statements import (
     sampling_gap_statements,
     theorem_one_statements,
 )
+from valuegrad.theory.settings import PROMPT
 from valuegrad.theory.statement import Statement
 
 PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
@@ -37,7 +38,6 @@ PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
     "impact": impact_statements,
     "continuous lens": lambda case: control_statements(case.seed),
 }
-PROMPT = "label = 'B'\nanswer = '"
 
 
 def verify(
