@@ -2,7 +2,7 @@
 
 import pytest
 
-from valuegrad.demo.text import END, byte_level_bpe, problem_sequences
+from valuegrad.demo.text import END, byte_level_bpe, problem_sequences, standard_library
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +34,9 @@ def test_sequences_of_problems_follow_from_the_seed(tokenizer):
     assert (first == again).all()
     assert (first != other).any()
     assert len({tuple(row.tolist()) for row in first}) == 4
+
+
+def test_the_standard_library_is_there_in_order():
+    texts = standard_library()
+    assert len(texts) > 300
+    assert texts == standard_library()

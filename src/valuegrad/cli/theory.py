@@ -1,44 +1,33 @@
-"""The commands that check the theory on a checkpoint: ``verify`` and ``bound``."""
+"""The commands that check the theory on checkpoints: verify, bound and trace."""
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import Parameter
+from valuegrad.cli import settings as flags
+from valuegrad.cli.console import deliver, progress_on_stderr
+from valuegrad.cli.study import left_out, workplace
+from valuegrad.errors import UserError
+from valuegrad.theory.settings import MAX_TOKENS, PROMPT
 
-from valuegrad.checkpoints.checkpoint import Checkpoint
-from valuegrad.checkpoints.prefetch import Downloads
-from valuegrad.checkpoints.references import resolve
-from valuegrad.cli.console import hide_bars_of_transformers, print_json, stdout
-from valuegrad.cli.progress import StderrProgress
-from valuegrad.cli.settings import COMMON, TASK, CommonFlags, TaskFlags
-from valuegrad.cli.tables import bound_table, verify_table
-from valuegrad.errors import RunError, UserError
-from valuegrad.files import to_json, write_atomically
-from valuegrad.model.policy import Policy, check_code, load_policy
-from valuegrad.rewards.example import Example
-from valuegrad.tasks.settings import TaskSettings, build_task
-from valuegrad.theory.bound import ROUNDING, bound_points, summarise_bounds
-from valuegrad.theory.statement import Statement
-from valuegrad.theory.verify import PARTS, PROMPT, verify
-
-Flat = Parameter(name="*")
+if TYPE_CHECKING:
+    from valuegrad.model.policy import Policy
+    from valuegrad.study.measuring import Progress
+    from valuegrad.theory.trace import Trace
 
 
-def verify_command(
-    checkpoint: Annotated[str, Parameter(name="CHECKPOINT")],
+def verify(
+    checkpoint: flags.Checkpoint,
     /,
     *,
     prompt: str = PROMPT,
     seed: int = 0,
     dtype: str = "float64",
-    common: Annotated[CommonFlags, Flat] = COMMON,
-) -> int:
+    common: flags.CommonFlags = flags.COMMON,
+) -> list[str]:
     """Evaluate every statement of the theory on a checkpoint: left side, right side, holds or not.
 
     The paper's own form stands beside the corrected one where it fails. Leaves with 1 if a
@@ -51,145 +40,154 @@ def verify_command(
         dtype: float64, in which identities hold to rounding.
         common: shared flags.
     """
+    from valuegrad.cli.tables import verify_table
+    from valuegrad.theory.verify import PARTS
+    from valuegrad.theory.verify import verify as statements
+
     with one_policy(checkpoint, common, dtype) as (policy, progress):
         done = iter(range(len(PARTS)))
-        found = verify(
+        found = statements(
             policy,
             prompt=prompt,
             seed=seed,
             progress=lambda name: progress(name, next(done), len(PARTS)),
         )
-    rows = [_row(statement) for statement in found]
-    if common.out is not None:
-        write_atomically(common.out / "verify.json", to_json(rows))
+    rows = [asdict(s) | {"holds": s.holds, "slack": s.slack} for s in found]
     failed = [s for s in found if s.form == "corrected" and not s.holds]
-    if common.json:
-        print_json(rows)
-    else:
-        stdout.print(verify_table(found))
-        paper = [s for s in found if s.form == "paper"]
-        stdout.print(
-            f"{len(found) - len(paper) - len(failed)} corrected statements hold, "
-            f"{len(failed)} fail; of {len(paper)} forms as in the paper "
-            f"{sum(not s.holds for s in paper)} fail here"
-        )
-    for statement in failed:
-        print(f"valuegrad: fails: {statement.name} ({statement.source})", file=sys.stderr)
-    return 1 if failed else 0
+    paper = [s for s in found if s.form == "paper"]
+    verdict = (
+        f"{len(found) - len(paper) - len(failed)} corrected statements hold, "
+        f"{len(failed)} fail; of {len(paper)} forms as in the paper "
+        f"{sum(not s.holds for s in paper)} fail here"
+    )
+    deliver(common, "verify", rows, verify_table(found), verdict)
+    return [f"fails: {s.name} ({s.source})" for s in failed]
 
 
-def bound_command(
-    checkpoints: Annotated[
-        list[str],
-        Parameter(
-            name="CHECKPOINT",
-            help="Folders, quoted globs such as 'runs/step*', or 'repo@revision*' on the hub.",
-        ),
-    ],
+def bound(
+    checkpoints: flags.Checkpoints,
     /,
     *,
-    positions: int = 4,
-    examples: int = 8,
-    temperature: float = 1.0,
-    seed: int = 0,
-    dtype: str = "float32",
-    task: Annotated[TaskFlags, Flat] = TASK,
-    common: Annotated[CommonFlags, Flat] = COMMON,
-) -> int:
+    bound: flags.BoundFlags = flags.BOUND,
+    task: flags.TaskFlags = flags.TASK,
+    common: flags.CommonFlags = flags.COMMON,
+) -> list[str]:
     """Measure the sampling gap against its bounds over a task's held-out prompts (Fig. 2).
 
+    Leaves with 1 if a bound fails.
     Example: ``valuegrad bound 'runs/demo/pretrain/step*' --task label-copy --out runs/bound``
 
     Args:
         checkpoints: what to measure.
-        positions: measured in each prompt, the last one where the answer is sampled.
-        examples: held-out prompts.
-        temperature: of the relaxation, above 0.
-        seed: of which held-out prompts.
-        dtype: float32 or float64.
+        bound: where.
         task: the task.
         common: shared flags.
     """
-    for flag, value in (("--positions", positions), ("--examples", examples)):
-        if value < 1:
-            raise UserError(flag, str(value), "1 or more", "leave it out for the default")
-    if dtype not in ROUNDING:
-        raise UserError("--dtype", repr(dtype), f"one of {', '.join(ROUNDING)}", "use float32")
-    found, chosen = resolve(checkpoints), _examples(task, examples, seed)
-    hide_bars_of_transformers()
-    points: list[dict[str, Any]] = []
-    failures: dict[str, str] = {}
-    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
-        for checkpoint in found:
-            check_code(checkpoint, common.trust_remote_code)
-        for i, checkpoint in enumerate(found):
-            progress("measuring", i, len(found))
-            try:
-                policy = _load(downloads.get(checkpoint, found[i + 1 :]), common, dtype)
-                points += bound_points(policy, chosen, positions=positions, temperature=temperature)
-            except RunError as error:
-                failures[checkpoint.name] = str(error)
-        progress("measuring", len(found), len(found))
-    for name, message in failures.items():
-        print(f"valuegrad: {name} failed and was left out: {message}", file=sys.stderr)
-    if not points:
-        return 1
-    summary = summarise_bounds(points, dtype)
-    paths = _write(common, points, summary)
-    if common.json:
-        print_json([*points, summary])
-    else:
-        stdout.print(bound_table(summary))
-        stdout.print(
-            f"{summary['points']} points, {summary['violations']} violations; the sharp bound is "
-            f"{summary['tighter']:.3g} times tighter than the paper's in the median"
-        )
-        for path in paths:
-            stdout.print(path, soft_wrap=True)
-    return 1 if failures or summary["violations"] else 0
-
-
-def _write(common: CommonFlags, points: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
-    if common.out is None:
-        return []
+    from valuegrad.cli.tables import bound_table
     from valuegrad.report.bound_figures import bound_chart
-    from valuegrad.report.page import draw
+    from valuegrad.study.bounds import measure_bounds
+    from valuegrad.theory.bound import summarise_bounds
 
-    data = common.out / "bound.json"
-    write_atomically(data, to_json([*points, summary]))
-    return [str(data), *draw(bound_chart(points, summary), common.out, "bound")]
+    with workplace(common, common.out) as (folder, resources):
+        found = measure_bounds(checkpoints, task, bound, folder, resources)
+    summary = summarise_bounds(found.points, bound.dtype)
+    verdict = (
+        f"{summary['points']} points, {summary['violations']} violations; the sharp bound is "
+        f"{summary['tighter']:.3g} times tighter than the paper's in the median"
+    )
+    document, shown = [*found.points, summary], (bound_table(summary), verdict)
+    deliver(common, "bound", document, *shown, chart=lambda: bound_chart(found.points, summary))
+    failed = left_out(found, common.out)
+    if summary["violations"]:
+        failed.append(f"{summary['violations']} points lie above a bound")
+    return failed
+
+
+def trace(
+    checkpoint: flags.Checkpoint,
+    /,
+    *,
+    prompt: str,
+    completion: str | None = None,
+    site: str | None = None,
+    advantage: float = 1.0,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = 0,
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32",
+    common: flags.CommonFlags = flags.COMMON,
+) -> None:
+    """Show where the credit of a completion goes: costates by token and site, and what carries it.
+
+    With --out a heat map as HTML, SVG and PNG.
+    Example: ``valuegrad trace runs/demo/pretrain/step600 --prompt "label = 'B'" --out runs/trace``
+
+    Args:
+        checkpoint: a folder, or one revision of a repository.
+        prompt: text that the completion follows.
+        completion: text that is credited; left out, one is drawn from the policy.
+        site: sites to show, such as embedding,1,final; left out, all of them.
+        advantage: of every token of the completion.
+        max_tokens: the most that are drawn.
+        seed: of the drawing.
+        dtype: float32, float64, bfloat16 or float16.
+        common: shared flags.
+    """
+    from rich.text import Text
+
+    from valuegrad.cli.tables import trace_table
+    from valuegrad.report.trace_figures import trace_chart
+    from valuegrad.report.trace_text import finding
+    from valuegrad.theory.trace import trace as costates
+    from valuegrad.theory.trace import trace_document
+
+    with one_policy(checkpoint, common, dtype) as (policy, _):
+        found = costates(
+            policy,
+            prompt,
+            completion,
+            sites=None if site is None else site.split(","),
+            advantage=advantage,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+    document = trace_document(found)
+    shown = (Text(finding(found)), trace_table(found), _legend(found))
+    deliver(common, "trace", document, *shown, chart=lambda: trace_chart(found))
+
+
+def _legend(found: Trace) -> str:
+    from valuegrad.cli.tables import TABLE_ROWS, table_sites
+    from valuegrad.report.trace_text import site_name
+
+    place, count = site_name(found.sites[found.middle]), len(found.tokens)
+    shown, sites = len(table_sites(found)), len(found.sites)
+    left_out = f"Of {sites} sites {shown}; --site chooses, --json has all. "
+    kept = f"Of {count} tokens the {TABLE_ROWS} with the most credit at {place}; --json has all. "
+    return (
+        (kept if count > TABLE_ROWS else "")
+        + (left_out if shown < sites else "")
+        + "Columns of sites: a token's share of the credit there, in percent. →: the completion. "
+        + f"transported: of the credit at {place}, ‖transported‖ / ‖total‖."
+    )
 
 
 @contextmanager
 def one_policy(
-    reference: str, common: CommonFlags, dtype: str
-) -> Iterator[tuple[Policy, StderrProgress]]:
-    """The policy of the one checkpoint that a reference means, and where to tell of progress."""
-    hide_bars_of_transformers()
+    reference: str, common: flags.Common, dtype: str
+) -> Iterator[tuple[Policy, Progress]]:
+    """The policy of the one checkpoint that a reference means, and a progress callback."""
+    from valuegrad.checkpoints.prefetch import Downloads
+    from valuegrad.checkpoints.references import resolve
+    from valuegrad.model.policy import check_code, load_policy
+
     found = resolve([reference])
     if len(found) > 1:
         names = ", ".join(c.label for c in found[:3])
-        raise UserError(
-            "CHECKPOINT",
-            f"{reference}, {len(found)} checkpoints ({names} …)",
-            "one checkpoint",
-            "name one of them",
-        )
+        got = f"{reference}, {len(found)} checkpoints ({names} …)"
+        raise UserError("CHECKPOINT", got, "one checkpoint", "name one of them")
     check_code(found[0], common.trust_remote_code)
-    with StderrProgress() as progress, Downloads(common.cache_bytes, progress) as downloads:
-        yield _load(downloads.get(found[0]), common, dtype), progress
-
-
-def _load(checkpoint: Checkpoint, common: CommonFlags, dtype: str) -> Policy:
-    return load_policy(
-        checkpoint, device=common.device, dtype=dtype, trust_remote_code=common.trust_remote_code
-    )
-
-
-def _examples(task: TaskSettings, count: int, seed: int) -> list[Example]:
-    held_out = list(build_task(task).evaluation)
-    return random.Random(seed).sample(held_out, min(count, len(held_out)))
-
-
-def _row(statement: Statement) -> dict[str, Any]:
-    return {**asdict(statement), "holds": statement.holds, "slack": statement.slack}
+    limit, trust = common.cache_bytes, common.trust_remote_code
+    with progress_on_stderr() as progress, Downloads(limit, progress) as downloads:
+        here = downloads.get(found[0])
+        policy = load_policy(here, device=common.device, dtype=dtype, trust_remote_code=trust)
+        yield policy, progress
