@@ -14,8 +14,8 @@ from valuegrad.errors import UserError
 from valuegrad.theory.settings import MAX_TOKENS, PROMPT
 
 if TYPE_CHECKING:
+    from valuegrad.checkpoints.prefetch import Progress
     from valuegrad.model.policy import Policy
-    from valuegrad.study.measuring import Progress
     from valuegrad.theory.trace import Trace
 
 

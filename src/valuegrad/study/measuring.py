@@ -15,13 +15,10 @@ from typing import Any
 
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.checkpoints.files import content_sha256
-from valuegrad.checkpoints.prefetch import Downloads
+from valuegrad.checkpoints.prefetch import Downloads, Progress
 from valuegrad.errors import DownloadError, RunError, UserError
 from valuegrad.model.policy import Policy, check_code, load_policy
 from valuegrad.study.records import Record, Records
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the number done and the number in all."""
 
 
 @dataclass(frozen=True)
