@@ -150,12 +150,14 @@ def test_a_whole_run_of_training_tokenises_each_kind_of_text_once(policy, calls,
 
 def test_prompts_of_a_score_serve_its_training(policy, calls):
     chosen = policy("gpt2", "float32")
-    prompts = tokenise(chosen, KINDS["one token"])
+    tokenise(chosen, KINDS["one token"])
     seen = calls(chosen)
     budget = Budget(updates=(1,), group_size=2, prompts_per_update=2)
-    found = train(chosen, KINDS["one token"], budget=budget, prompts=prompts)
+    found = train(chosen, KINDS["one token"], budget=budget)
     assert seen == []
-    assert found == train(chosen, KINDS["one token"], budget=budget)
+    other = dataclasses.replace(KINDS["one token"], name="another")
+    assert found == train(chosen, other, budget=budget)
+    assert seen == texts_of(other, "one token")
 
 
 # --- rewards -------------------------------------------------------------------------------------

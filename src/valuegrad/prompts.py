@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,9 @@ from valuegrad.tasks.task import MAX_TOKENS, Reward, Task
 
 Kind = Literal["one token", "exact", "sampled"]
 Tokens = tuple[int, ...]
+
+# The task that each policy read last: scores, runs and their budgets tokenise it once.
+_latest: WeakKeyDictionary[Policy, tuple[Task, TaskPrompts]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +144,7 @@ class TaskPrompts:
 
 
 def tokenise(policy: Policy, task: Task) -> TaskPrompts:
-    """Tokenise a task once, and decide what measures it.
+    """Tokenise a task, once for a policy, and decide what measures it.
 
     Completions are one token, without a stop token, where every answer is one token, the reward is
     exact or a function of the user's, and the task sets neither a limit nor a stop of its own; or
@@ -161,10 +165,16 @@ def tokenise(policy: Policy, task: Task) -> TaskPrompts:
     Example:
         ``tokenise(load_policy("runs/step100"), arithmetic()).kind``  # "exact"
     """
-    splits = (task.train, task.evaluation)
-    if not all(splits):
+    known = _latest.get(policy)
+    if known is None or known[0] is not task:
+        known = _latest[policy] = task, _tokenised(policy, task)
+    return known[1]
+
+
+def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
+    if not task.train or not task.evaluation:
         raise UserError("task", "no prompts", "at least one in each split", "add prompts")
-    examples = [example for split in splits for example in split]
+    examples = [*task.train, *task.evaluation]
     tokens = _encoded(policy, [e.prompt for e in examples])
     exact = isinstance(task.reward, Exact)
     own = isinstance(task.reward, Exact) or ":" in task.reward.name

@@ -21,7 +21,6 @@ def train(
     *,
     budget: Budget | None = None,
     seed: int = 0,
-    prompts: TaskPrompts | None = None,
     progress: Callable[[int], None] = lambda update: None,
 ) -> Training:
     """Run GRPO from a policy and read the held-out reward off at several budgets (Eq. 1).
@@ -36,7 +35,6 @@ def train(
         updates: shorthand that replaces ``budget.updates``.
         budget: the hyper-parameters and the engine; None takes the defaults.
         seed: of prompt order and completions.
-        prompts: the task tokenised already, from `tokenise`.
         progress: called with the number of updates done.
 
     Returns:
@@ -54,7 +52,7 @@ def train(
     if updates is not None:
         budget = replace(budget, updates=tuple(updates))
     check_task(task)
-    prompts = prompts or tokenise(policy, task)
+    prompts = tokenise(policy, task)
     if not _by_trl(budget, prompts, task.name):
         return train_one_token(policy, prompts, budget=budget, seed=seed, progress=progress)
     try:
