@@ -5,6 +5,7 @@ import torch
 from tests.conftest import ARCHITECTURES
 
 from valuegrad.credit.cache_recursion import cache_costates, one_step_costates, unrolled_costates
+from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates
 
 SEQUENCE, PROMPT = [5, 9, 33, 7, 41, 260, 17, 2], 3
@@ -15,7 +16,8 @@ ADVANTAGES = torch.tensor([0.7, -1.1, 2.0, 0.4, -0.6], dtype=torch.float64)
 def test_recursion_equals_autograd(policy, architecture):
     chosen = policy(architecture)
     found = cache_costates(chosen, SEQUENCE, PROMPT, ADVANTAGES)
-    expected = unrolled_costates(chosen, SEQUENCE, PROMPT, ADVANTAGES)
+    batch = completions(chosen, [SEQUENCE], PROMPT, ADVANTAGES[None])
+    expected = unrolled_costates(chosen, batch)
     for pair, pair_expected in zip(found.cache, expected, strict=True):
         for one, other in zip(pair, pair_expected, strict=True):
             assert other.norm() > 0

@@ -1,4 +1,4 @@
-"""Value gradients of completions: every one enumerated, three routes, and unbiased norms."""
+"""Value gradients of completions: every one enumerated, by three routes, and sampled."""
 
 import itertools
 
@@ -15,7 +15,6 @@ from valuegrad.credit.enumeration import (
     rollout_scores,
     sampled_value_gradient,
 )
-from valuegrad.credit.squared_norm import inner_product, squared_norm
 from valuegrad.errors import UserError
 
 VOCABULARY, LENGTH, PROMPT = 6, 3, [3, 1, 4]
@@ -80,70 +79,29 @@ def test_enumeration_equals_the_mean_costate_and_differences(tiny_policy, archit
         assert float(8 * near - far) / 12e-4 == pytest.approx(along, abs=1e-6 * scale)
 
 
-@pytest.fixture(scope="module")
-def drawn(tiny_policy):
-    """4,000 groups of 8 rollouts from one state, drawn from the enumerated distribution."""
-    policy = tiny_policy("llama")
+def test_the_sampled_gradient_is_unbiased(tiny_policy):
+    policy, rewards = tiny_policy("llama"), reward_table()
     found = enumerate_completions(policy, PROMPT, LENGTH, 0)
-    rewards = reward_table()
-    scores = rollout_scores(policy, PROMPT, found.tokens, 0)
-    p = found.probability.detach()
-    generator = torch.Generator().manual_seed(0)
-    which = torch.multinomial(p, 32_000, replacement=True, generator=generator).view(4000, 8)
-    return scores[which], rewards[which], enumerated_value_gradient(found, rewards), scores, p
-
-
-def z_score(estimates, truth):
-    return float((estimates.mean() - truth) / (estimates.std() / len(estimates) ** 0.5))
-
-
-def test_squared_norm_is_unbiased_and_the_plug_in_is_not(drawn):
-    scores, rewards, gradient, _, _ = drawn
-    truth = gradient.square().sum()
-    assert abs(z_score(squared_norm(scores, rewards), truth)) < 4
-    centred = (rewards - rewards.mean(1, keepdim=True)) * 8 / 7
-    plug_in = (centred[..., None] * scores).mean(1).square().sum(1)
-    assert z_score(plug_in, truth) > 4
-
-
-def test_inner_product_and_sampled_gradient_are_unbiased(drawn):
-    scores, rewards, gradient, every, p = drawn
-    other = rewards.square() - rewards
-    truth = ((p * (reward_table().square() - reward_table()))[:, None] * every).sum(0) @ gradient
-    assert abs(z_score(inner_product(scores, rewards, other), truth)) < 4
-    estimates = torch.stack(
-        [sampled_value_gradient(s, r) for s, r in zip(scores, rewards, strict=True)]
+    scores, p = rollout_scores(policy, PROMPT, found.tokens, 0), found.probability.detach()
+    which = torch.multinomial(
+        p, 32_000, replacement=True, generator=torch.Generator().manual_seed(0)
     )
+    estimates = torch.stack(
+        [sampled_value_gradient(scores[w], rewards[w]) for w in which.view(4000, 8)]
+    )
+    gradient = enumerated_value_gradient(found, rewards)
     z = (estimates.mean(0) - gradient) / (estimates.std(0) / 4000**0.5)
     assert float(z.abs().max()) < 4
 
 
-def test_squared_norm_equals_the_sum_over_distinct_indices():
-    """Cov ⊗ Cov as a U-statistic: the mean over all ordered quadruples of its kernel."""
-    generator = torch.Generator().manual_seed(3)
-    s = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    r = torch.randn(6, generator=generator, dtype=torch.float64)
-    quadruples = list(itertools.permutations(range(6), 4))
-    kernel = [
-        (r[i] - r[j]) * (r[k] - r[m]) * (s[i] - s[j]) @ (s[k] - s[m]) / 4
-        for i, j, k, m in quadruples
-    ]
-    expected = sum(kernel) / len(quadruples)
-    assert squared_norm(s, r).item() == pytest.approx(expected.item(), rel=1e-12)
-
-
 def test_equal_rewards_give_zero():
     s = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
-    assert squared_norm(s, torch.full((8,), 0.7)).item() == pytest.approx(0, abs=1e-12)
     assert not sampled_value_gradient(s, torch.ones(8)).any()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: squared_norm(torch.ones(3, 2), torch.ones(3)), "3 rollouts.*at least 4"),
-        (lambda p: squared_norm(torch.ones(4, 2), torch.ones(5)), r"rewards.*shape \(5,\)"),
-        (lambda p: squared_norm(torch.ones(4, 2), torch.full((4,), torch.inf)), "not finite"),
         (lambda p: sampled_value_gradient(torch.ones(1, 2), torch.ones(1)), "1 rollouts"),
         (lambda p: enumerate_completions(p, [], 1), "prefix.*no tokens"),
         (lambda p: enumerate_completions(p, [1], 9), "length.*9 at a vocabulary of 6"),

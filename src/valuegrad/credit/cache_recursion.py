@@ -1,12 +1,8 @@
 """The adjoint recursion over the cache state (Eq. 15, correction A), equal to autograd.
 
-What crosses a step of decoding is the cache c_t: keys and values of all layers at all positions up
-to that of h_t, together with h_t at ``"final"``. With c_{t+1} = F(c_t, o_t)
-
-    λ_t = Â_t ∂ℓ_t/∂c_t + (∂c_{t+1}/∂c_t)ᵀ λ_{t+1}
-
-where ℓ_t reads h_t alone. h_t itself feeds no later step: the paper's ∂h_{t+1}/∂h_t is zero, and
-with it Eq. 15 stops at the immediate term.
+What crosses a decode step is the cache c_t, keys and values of all layers up to the position of
+h_t, with h_t itself. With c_{t+1} = F(c_t, o_t): λ_t = Â_t ∂ℓ_t/∂c_t + (∂c_{t+1}/∂c_t)ᵀ λ_{t+1},
+where ℓ_t reads h_t alone. h_t feeds no later step: the paper's ∂h_{t+1}/∂h_t is zero.
 
 T completion tokens · D width
 """
@@ -23,25 +19,17 @@ from torch import Tensor
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at, final_costates
 from valuegrad.model.cache import Cache, advance, read
-from valuegrad.model.policy import Policy, Site
+from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import recorded, without_parameter_gradients
 
 
 @dataclass(frozen=True, eq=False)
 class CacheCostates:
-    """Costates of the cache state of one completion; made by `cache_costates`.
+    """Costates of the cache state of one completion; made by `cache_costates`."""
 
-    Attributes:
-        final: of h_t at ``"final"``, t = 1 … T.
-        embedding: of the input of block 0 at the position of h_t, t = 2 … T: what the step that
-            made c_t hands to the token o_{t−1}.
-        cache: of keys and values (heads, positions, head width) of each layer in c_1, the state
-            after the prompt.
-    """
-
-    final: Float[Tensor, "T D"]
-    embedding: Float[Tensor, "U D"]
-    cache: Cache
+    final: Float[Tensor, "T D"]  # of h_t at "final", t = 1 … T
+    embedding: Float[Tensor, "U D"]  # of the input of block 0 that reads o_{t−1}, t = 2 … T
+    cache: Cache  # of keys and values (heads, positions, head width) of each layer in c_1
 
 
 def cache_costates(
@@ -50,7 +38,7 @@ def cache_costates(
     prompt_length: int,
     advantages: Float[Tensor, " T"] | Sequence[float],
 ) -> CacheCostates:
-    """Costates by the recursion over the cache state, one decoding step at a time.
+    """Costates by the recursion over the cache state, one decode step at a time (Eq. 15).
 
     Args:
         policy: the policy.
@@ -59,7 +47,8 @@ def cache_costates(
         advantages: Â of each completion token.
 
     Returns:
-        The costates.
+        Costates in advantage units per unit of the state: `final` (T, D), `embedding` (T − 1, D)
+        and, of keys and values of each layer after the prompt, `cache`.
 
     Raises:
         UserError: as `costates`.
@@ -73,60 +62,31 @@ def cache_costates(
         actions = torch.tensor(sequence[prompt_length:], device=policy.device)
         immediate, _ = final_costates(policy, finals, actions, batch.advantages[0])
         adjoint: Cache = [(torch.zeros_like(k), torch.zeros_like(v)) for k, v in steps[-1]]
-        embeddings: list[Tensor] = []
+        embedding = torch.empty_like(immediate[1:])
         for t in range(len(actions) - 1, 0, -1):
-            adjoint, embedding = _step_back(
-                policy, steps[t - 1], int(actions[t - 1]), adjoint, immediate[t]
+            token = int(actions[t - 1])
+            adjoint, embedding[t - 1] = _step_back(
+                policy, steps[t - 1], token, adjoint, immediate[t]
             )
-            embeddings.insert(0, embedding)
-    width = immediate.shape[1]
-    stacked = torch.stack(embeddings) if embeddings else immediate.new_empty(0, width)
-    return CacheCostates(immediate, stacked, [(k[0], v[0]) for k, v in adjoint])
+    return CacheCostates(immediate, embedding, [(k[0], v[0]) for k, v in adjoint])
 
 
-def unrolled_costates(
-    policy: Policy,
-    sequence: Sequence[int],
-    prompt_length: int,
-    advantages: Float[Tensor, " T"] | Sequence[float],
-) -> Cache:
-    """The costates of c_1 by autograd through the whole unrolled decoding: the recursion's oracle.
-
-    Args:
-        policy: the policy.
-        sequence: prompt and completion.
-        prompt_length: tokens of the prompt.
-        advantages: Â of each completion token.
-
-    Returns:
-        Costates of keys and values of each layer after the prompt.
-
-    Raises:
-        UserError: as `costates`.
-
-    Example:
-        ``unrolled_costates(policy, [5, 7, 2, 9], 2, [1.0, 1.0])[0]``
-    """
-    batch = _one(policy, sequence, prompt_length, advantages)
-    with without_parameter_gradients(policy.model):
-        with torch.no_grad():
-            start, finals = read(policy, sequence[:prompt_length])
-        leaves = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in start]
-        with torch.enable_grad():
-            cache, final = leaves, finals[-1]
-            objective = final.new_zeros(())
-            for t, token in enumerate(sequence[prompt_length:]):
-                if t:
-                    cache, final = advance(policy, cache, sequence[prompt_length + t - 1])
-                head = policy.model.get_output_embeddings()
-                objective = objective + batch.advantages[0, t] * head(final).log_softmax(0)[token]
-        flat = torch.autograd.grad(
-            objective,
-            [x for pair in leaves for x in pair],
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    return [(flat[i][0], flat[i + 1][0]) for i in range(0, len(flat), 2)]
+def unrolled_costates(policy: Policy, batch: Completions) -> Cache:
+    """The costates of c_1 by autograd through the whole unrolled decoding: the oracle."""
+    (tokens,), (start,) = batch.tokens, batch.prompt_lengths
+    with torch.no_grad():
+        cache, finals = read(policy, tokens[:start])
+    flat = [x.detach().requires_grad_() for pair in cache for x in pair]
+    cache, final = _pairs(flat), finals[-1]
+    objective = final.new_zeros(())
+    with without_parameter_gradients(policy.model), torch.enable_grad():
+        for t, token in enumerate(tokens[start:]):
+            if t:
+                cache, final = advance(policy, cache, tokens[start + t - 1])
+            log_p = logits(policy, final).log_softmax(0)
+            objective = objective + batch.advantages[0, t] * log_p[token]
+        found = torch.autograd.grad(objective, flat, allow_unused=True, materialize_grads=True)
+    return _pairs([x[0] for x in found])
 
 
 def one_step_costates(
@@ -150,7 +110,7 @@ def one_step_costates(
         site: where.
 
     Returns:
-        Eq. 15's costates and the true ones.
+        Eq. 15's costates and the true ones, in advantage units per unit of the state.
 
     Raises:
         UserError: as `costates`.
@@ -192,10 +152,13 @@ def _step_back(
 ) -> tuple[Cache, Tensor]:
     """One step of the recursion: the cotangents of c_{t+1} carried to c_t, and to the token."""
     leaves = [x.detach().requires_grad_() for pair in state for x in pair]
-    pairs = list(zip(leaves[::2], leaves[1::2], strict=True))
     with recorded(policy, ["embedding"]) as states:
-        reached, final = advance(policy, pairs, token)
+        reached, final = advance(policy, _pairs(leaves), token)
     outputs = [final, *(x for pair in reached for x in pair)]
     cotangents = [final_adjoint, *(x for pair in adjoint for x in pair)]
     *back, embedding = torch.autograd.grad(outputs, [*leaves, states["embedding"]], cotangents)
-    return list(zip(back[::2], back[1::2], strict=True)), embedding[0, 0]
+    return _pairs(back), embedding[0, 0]
+
+
+def _pairs(flat: Sequence[Tensor]) -> Cache:
+    return list(zip(flat[::2], flat[1::2], strict=True))

@@ -1,8 +1,7 @@
-"""Value gradients of completions of any length: by enumeration of all of them, and sampled.
+"""Value gradients of any completions (Eqs. 9, 12; correction B): all enumerated, or sampled.
 
-G_t = ∂V_t/∂h_t with V_t(h) = E[R | h_t = h, the rest of s_t fixed] (theory §2). Enumeration
-differentiates Σ_o π(o) R(o) itself; the sampled estimate averages (R − b) ∂/∂h Σ log π, which
-identity B says has the same mean.
+G_t = ∂V_t/∂h_t with V_t(h) = E[R | h_t = h, the rest of s_t fixed]. Enumeration differentiates
+Σ_o π(o) R(o) itself; the sampled estimate averages (R − b) ∂/∂h Σ log π: the same mean.
 
 N completions · T tokens of each · D width · V vocabulary
 """
@@ -28,17 +27,11 @@ MOST_COMPLETIONS = 2**22
 
 @dataclass(frozen=True, eq=False)
 class Enumeration:
-    """All V^T completions of a prefix, with their probabilities; made by `enumerate_completions`.
+    """All V^T completions of a prefix with their probabilities; from `enumerate_completions`."""
 
-    Attributes:
-        tokens: every completion, in lexicographic order.
-        probability: π(o | prefix) of each, float64 where the policy is.
-        state: the hidden vector at the site that they all start from; their graph's leaf.
-    """
-
-    tokens: Int[Tensor, "N T"]
-    probability: Float[Tensor, " N"]
-    state: Float[Tensor, " D"]
+    tokens: Int[Tensor, "N T"]  # in lexicographic order
+    probability: Float[Tensor, " N"]  # π(o | prefix) of each, in the policy's dtype
+    state: Float[Tensor, " D"]  # the hidden vector that they all start from; their graph's leaf
 
 
 def enumerate_completions(
@@ -53,7 +46,8 @@ def enumerate_completions(
         site: where the hidden vector h_t of the prefix's last token lives.
 
     Returns:
-        The enumeration; its probabilities are differentiable in its state.
+        `tokens` (N, T) in lexicographic order, `probability` (N,) of each, and the `state` (D,) in
+        which the probabilities are differentiable.
 
     Raises:
         UserError: more than 4,194,304 completions, an empty prefix, or one that fills the context.
@@ -66,46 +60,36 @@ def enumerate_completions(
     if not prefix:
         raise UserError("prefix", "no tokens", "at least one", "pass the prompt")
     if length < 1 or vocabulary**length > MOST_COMPLETIONS:
-        raise UserError(
-            "length",
-            f"{length} at a vocabulary of {vocabulary}",
-            f"1 or more and at most {MOST_COMPLETIONS} completions",
-            "lower it, or sample",
-        )
+        got = f"{length} at a vocabulary of {vocabulary}"
+        wanted = f"1 or more and at most {MOST_COMPLETIONS} completions"
+        raise UserError("length", got, wanted, "lower it, or sample")
     if len(prefix) + length > policy.context + 1:
-        raise UserError(
-            "prefix",
-            f"{len(prefix)} tokens and {length} to come",
-            f"at most {policy.context + 1}",
-            "shorten it",
-        )
+        got = f"{len(prefix)} tokens and {length} to come"
+        raise UserError("prefix", got, f"at most {policy.context + 1}", "shorten it")
     heads = list(itertools.product(range(vocabulary), repeat=length - 1))
     ids = torch.tensor([[*prefix, *head] for head in heads], device=policy.device)
-    with shared_leaf(policy, site, len(prefix) - 1) as leaves:
+    last = len(prefix) - 1
+    with shared_leaf(policy, site, last) as leaves:
         final = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         if site == "final":
-            state = final[0, len(prefix) - 1].detach().requires_grad_()
+            leaves.append(final[0, last].detach().requires_grad_())
             final = final.detach().clone()
-            final[:, len(prefix) - 1] = state
-        else:
-            (state,) = leaves
-        scored = logits(policy, final[:, len(prefix) - 1 :]).log_softmax(-1)
-    head_logp = scored.new_zeros(len(heads))
-    for k in range(length - 1):
-        head_logp = head_logp + scored[:, k].gather(1, ids[:, len(prefix) + k, None])[:, 0]
+            final[:, last] = leaves[0]
+        scored = logits(policy, final[:, last:]).log_softmax(-1)
+    head_logp = scored[:, :-1].gather(2, ids[:, last + 1 :, None]).sum((1, 2))
     logp = (head_logp[:, None] + scored[:, -1]).flatten()
     every = torch.tensor(list(itertools.product(range(vocabulary), repeat=length)))
-    return Enumeration(every.to(policy.device), logp.exp(), state)
+    return Enumeration(every.to(policy.device), logp.exp(), leaves[0])
 
 
 def enumerated_value_gradient(
     enumeration: Enumeration, rewards: Float[Tensor, " N"]
 ) -> Float[Tensor, " D"]:
-    """G = ∂/∂h Σ_o π(o) R(o), by differentiation of the enumerated value.
+    """G = ∂/∂h Σ_o π(o) R(o) (Eq. 12), by differentiation of the enumerated value.
 
     Args:
         enumeration: from `enumerate_completions`.
-        rewards: R of every completion, in the same order.
+        rewards: R of every completion, in the same order, reward units.
 
     Returns:
         G at the enumeration's site, in reward units per unit of the hidden state.
@@ -121,23 +105,7 @@ def enumerated_value_gradient(
 def rollout_scores(
     policy: Policy, prefix: Sequence[int], tokens: Int[Tensor, "N T"], site: Site = "final"
 ) -> Float[Tensor, "N D"]:
-    """Score vectors ∂/∂h Σ_k log π(o_k|s_k) of completions that start from one state.
-
-    Args:
-        policy: the policy.
-        prefix: the state's tokens; h is at its last one.
-        tokens: the completions.
-        site: where h lives.
-
-    Returns:
-        One score vector a completion: the costate of advantage 1.
-
-    Raises:
-        UserError: as `costates`.
-
-    Example:
-        ``squared_norm(rollout_scores(policy, prompt, tokens), rewards)``
-    """
+    """∂/∂h Σ_k log π(o_k|s_k) of completions, h at the prefix's last token: costates of Â = 1."""
     sequences = [[*prefix, *completion] for completion in tokens.tolist()]
     ones = torch.ones(len(sequences), dtype=policy.head.dtype)
     batch = completions(policy, sequences, len(prefix), ones)
@@ -147,16 +115,17 @@ def rollout_scores(
 def sampled_value_gradient(
     scores: Float[Tensor, "N D"], rewards: Float[Tensor, " N"]
 ) -> Float[Tensor, " D"]:
-    """An unbiased estimate of G from rollouts of one state: mean of (R_i − b_i) s_i.
+    """An unbiased estimate of G from rollouts of one state (Eq. 12): mean of (R_i − b_i) s_i.
 
     The baseline b_i is the mean reward of the other rollouts, which does not depend on rollout i.
 
     Args:
-        scores: from `rollout_scores`.
-        rewards: R of each rollout.
+        scores: ∂/∂h Σ_k log π(o_k|s_k) of each rollout, as from `prompt_state_scores`.
+        rewards: R of each rollout, reward units.
 
     Returns:
-        The estimate; for its squared norm use `squared_norm`, not the norm of this.
+        The estimate, in reward units per unit of the hidden state; for its squared norm use
+        `squared_norm`, not the norm of this.
 
     Raises:
         UserError: fewer than 2 rollouts.

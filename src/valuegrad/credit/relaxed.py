@@ -1,9 +1,8 @@
 """Relaxed rollouts: the policy reads its own soft tokens, so that a return differentiates (Def. 1).
 
-    y_t = softmax((z_t + g_t)/τ),  e_t = Eᵀ y_t,  h_{t+1} = F(c_t, e_t)
-
-with g Gumbel noise or zero. Backpropagation through time gives the costate λ_t; with the token path
-detached what is left is the credit that attention carries.
+y_t = softmax((z_t + g_t)/τ), e_t = Eᵀ y_t, h_{t+1} = F(c_t, e_t), with g Gumbel noise or zero.
+Backpropagation through time gives the costate λ_t; with the token path detached what is left is the
+credit that attention carries.
 
 T steps · D width · V vocabulary
 """
@@ -11,6 +10,7 @@ T steps · D width · V vocabulary
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from valuegrad.credit.jacobians import embedding_table
 from valuegrad.errors import UserError, check_positive
-from valuegrad.model.cache import advance_embedded, read
+from valuegrad.model.cache import Cache, advance_embedded, read
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import check_site, shifted, without_parameter_gradients
 
@@ -31,7 +32,7 @@ class RelaxedCostates:
     """Costates of one relaxed rollout; made by `relaxed_costates`.
 
     Attributes:
-        bptt: λ_t = ∂R/∂h_t with every path open.
+        bptt: λ_t = ∂R/∂h_t with every path open, reward units per unit of the state.
         attention_only: the same with the token path e_t detached.
         soft_tokens: y_t of each step, rows that sum to 1.
         reward: R.
@@ -43,32 +44,8 @@ class RelaxedCostates:
     reward: float
 
 
-@dataclass(frozen=True, eq=False)
-class Relaxation:
-    """How a step turns logits into a soft token.
-
-    Attributes:
-        temperature: τ, above 0.
-        gumbel: g of each step; none for the policy's own softmax.
-        straight_through: hard tokens forward, soft ones backward.
-    """
-
-    temperature: float = 1.0
-    gumbel: Float[Tensor, "T V"] | None = None
-    straight_through: bool = False
-
-    def soft(self, z: Float[Tensor, " V"], step: int) -> Float[Tensor, " V"]:
-        """y_t of the logits z_t."""
-        noisy = z if self.gumbel is None else z + self.gumbel[step].to(z)
-        y = (noisy / self.temperature).softmax(0)
-        if not self.straight_through:
-            return y
-        hard = torch.zeros_like(y).index_fill(0, y.argmax()[None], 1.0)
-        return y + (hard - y).detach()
-
-
 def gumbel_noise(policy: Policy, length: int, generator: torch.Generator) -> Float[Tensor, "T V"]:
-    """Standard Gumbel noise for a rollout, with which straight-through tokens are true samples.
+    """Standard Gumbel noise g of a rollout, with which straight-through tokens are true samples.
 
     Args:
         policy: the policy.
@@ -76,7 +53,10 @@ def gumbel_noise(policy: Policy, length: int, generator: torch.Generator) -> Flo
         generator: on the CPU, so that every device draws the same.
 
     Returns:
-        g of each step, in the policy's dtype and on its device.
+        g of each step (T, V), in the policy's dtype and on its device.
+
+    Example:
+        ``gumbel_noise(policy, 4, torch.Generator().manual_seed(0))``
     """
     uniform = torch.rand(length, policy.head.shape[0], generator=generator, dtype=torch.float64)
     tiny = torch.finfo(torch.float64).tiny
@@ -94,7 +74,7 @@ def relaxed_costates(
     gumbel: Float[Tensor, "T V"] | None = None,
     straight_through: bool = False,
 ) -> RelaxedCostates:
-    """BPTT costates of a relaxed rollout, and those that attention alone carries.
+    """BPTT costates of a relaxed rollout (Def. 1), and those that attention alone carries.
 
     Args:
         policy: the policy.
@@ -118,61 +98,101 @@ def relaxed_costates(
         ``relaxed_costates(policy, [5, 7], 4, lambda y: y[-1, 3]).bptt``
     """
     site = check_site(policy, site)
-    relaxation = Relaxation(temperature, gumbel, straight_through)
-    table = check_rollout(policy, prompt, length, relaxation)
-    open_, closed = (
-        _differentiate(policy, prompt, length, reward, site, relaxation, table, detached)
-        for detached in (False, True)
-    )
-    return RelaxedCostates(open_[0], closed[0], open_[1], open_[2])
+    given = Relaxed(policy, prompt, length, reward, temperature, gumbel, straight_through)
+    check(given)
+
+    def costates(detached: bool) -> tuple[Tensor, Tensor, Tensor]:
+        shift = policy.head.new_zeros(length, policy.head.shape[1], requires_grad=True)
+        tokens, value = roll_out(
+            given,
+            detached=detached,
+            during=lambda t: shifted(policy, site, -1, shift[t]),
+            after=lambda t, cache, h: (cache, h + shift[t] if site == "final" else h),
+        )
+        return torch.autograd.grad(value, shift)[0], tokens, value
+
+    (bptt, tokens, value), (attention_only, *_) = costates(False), costates(True)
+    return RelaxedCostates(bptt, attention_only, tokens.detach(), float(value.detach()))
 
 
-def check_rollout(
-    policy: Policy, prompt: Sequence[int], length: int, relaxation: Relaxation
-) -> Float[Tensor, "V D"]:
-    """Refuse what cannot be rolled out; otherwise the embedding table that soft tokens mix."""
-    gumbel = relaxation.gumbel
-    check_positive("temperature", relaxation.temperature, "use 1.0")
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """What a relaxed rollout is made of, under the names of `relaxed_costates`."""
+
+    policy: Policy
+    prompt: Sequence[int]
+    length: int
+    reward: Reward
+    temperature: float = 1.0
+    gumbel: Float[Tensor, "T V"] | None = None
+    straight_through: bool = False
+
+    def soft_token(self, z: Float[Tensor, " V"], step: int) -> Float[Tensor, " V"]:
+        """y_t of the logits z_t."""
+        noisy = z if self.gumbel is None else z + self.gumbel[step].to(z)
+        y = (noisy / self.temperature).softmax(0)
+        if not self.straight_through:
+            return y
+        hard = torch.zeros_like(y).index_fill(0, y.argmax()[None], 1.0)
+        return y + (hard - y).detach()
+
+
+@torch.enable_grad()
+@sdpa_kernel(SDPBackend.MATH)
+def roll_out(
+    given: Relaxed,
+    *,
+    detached: bool,
+    during: Callable[[int], AbstractContextManager[None]] = lambda t: nullcontext(),
+    after: Callable[[int, Cache, Tensor], tuple[Cache, Tensor]] = lambda t, cache, h: (cache, h),
+) -> tuple[Float[Tensor, "T V"], Float[Tensor, ""]]:
+    """Soft tokens and their reward, as a graph; `detached` cuts the path through e_t.
+
+    `during` is open while step t runs, and `after` may replace the state (c_t, h_t) that it made.
+    """
+    policy, table, soft = given.policy, embedding_table(given.policy), list[Tensor]()
+    with without_parameter_gradients(policy.model):
+        for t in range(given.length):
+            with during(t):
+                if t == 0:
+                    cache, finals = read(policy, given.prompt)
+                else:
+                    e = (soft[-1].detach() if detached else soft[-1]) @ table
+                    cache, finals = advance_embedded(policy, cache, e[None])
+            cache, final = after(t, cache, finals[-1])
+            soft.append(given.soft_token(logits(policy, final), t))
+        tokens = torch.stack(soft)
+        return tokens, _rewarded(given.reward, tokens)
+
+
+def check(given: Relaxed) -> None:
+    """Refuse what cannot be rolled out."""
+    policy, prompt, length, gumbel = given.policy, given.prompt, given.length, given.gumbel
+    check_positive("temperature", given.temperature, "use 1.0")
     if length < 1:
         raise UserError("length", str(length), "1 or more", "ask for at least one step")
-    rows = policy.head.shape[0]
+    table = embedding_table(policy)
+    rows = len(table)
     if not prompt or not all(0 <= token < rows for token in prompt):
-        raise UserError(
-            "prompt",
-            f"{len(prompt)} token ids",
-            f"at least one, each from 0 to {rows - 1}",
-            "encode it with the policy's tokenizer",
-        )
+        got, wanted = f"{len(prompt)} token ids", f"at least one, each from 0 to {rows - 1}"
+        raise UserError("prompt", got, wanted, "encode it with the policy's tokenizer")
     # The last soft token is rewarded and never read.
     if len(prompt) + length - 1 > policy.context:
-        raise UserError(
-            "length",
-            f"{len(prompt)} prompt tokens and {length} steps",
-            f"at most {policy.context + 1} together",
-            "shorten one of them",
-        )
+        got = f"{len(prompt)} prompt tokens and {length} steps"
+        wanted = f"at most {policy.context + 1} together"
+        raise UserError("length", got, wanted, "shorten one of them")
     if gumbel is not None and tuple(gumbel.shape) != (length, rows):
-        raise UserError(
-            "gumbel",
-            f"shape {tuple(gumbel.shape)}",
-            f"({length}, {rows})",
-            "draw it with gumbel_noise",
-        )
-    embedding = policy.model.get_input_embeddings()
-    table: Tensor = embedding.weight.detach()[:rows]
+        got = f"shape {tuple(gumbel.shape)}"
+        raise UserError("gumbel", got, f"({length}, {rows})", "draw it with gumbel_noise")
     with torch.no_grad():
-        read_as = embedding(torch.tensor(list(prompt), device=table.device))
+        read_as = policy.model.get_input_embeddings()(torch.tensor(prompt, device=table.device))
     if not torch.equal(read_as, table[list(prompt)]):
-        raise UserError(
-            str(policy.checkpoint.path),
-            "a model that scales its embeddings when it reads tokens",
-            "embeddings that mix linearly",
-            "use a model whose embedding layer is a plain table",
-        )
-    return table
+        got = "a model that scales its embeddings when it reads tokens"
+        fix = "use a model whose embedding layer is a plain table"
+        raise UserError("policy", got, "embeddings that mix linearly", fix)
 
 
-def rewarded(reward: Reward, soft_tokens: Float[Tensor, "T V"]) -> Float[Tensor, ""]:
+def _rewarded(reward: Reward, soft_tokens: Float[Tensor, "T V"]) -> Float[Tensor, ""]:
     """R of soft tokens, refused where it is not a finite scalar that depends on them."""
     value = reward(soft_tokens)
     name = getattr(reward, "__name__", type(reward).__name__)
@@ -185,44 +205,5 @@ def rewarded(reward: Reward, soft_tokens: Float[Tensor, "T V"]) -> Float[Tensor,
         got = f"{name} returning a value without a gradient"
     else:
         return value.squeeze()
-    raise UserError(
-        "reward",
-        got,
-        "a finite scalar tensor that depends on the soft tokens",
-        "compute it from the soft tokens with differentiable operations",
-    )
-
-
-def _differentiate(
-    policy: Policy,
-    prompt: Sequence[int],
-    length: int,
-    reward: Reward,
-    site: Site,
-    relaxation: Relaxation,
-    table: Tensor,
-    detached: bool,
-) -> tuple[Tensor, Tensor, float]:
-    shift = policy.head.new_zeros(length, policy.head.shape[1], requires_grad=True)
-    soft: list[Tensor] = []
-    with (
-        without_parameter_gradients(policy.model),
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-    ):
-        for t in range(length):
-            with shifted(policy, site, -1, shift[t]):
-                if t == 0:
-                    cache, finals = read(policy, list(prompt))
-                    final = finals[-1]
-                else:
-                    embedding = soft[-1] @ table
-                    embedding = embedding.detach() if detached else embedding
-                    cache, (final,) = advance_embedded(policy, cache, embedding[None])
-            if site == "final":
-                final = final + shift[t]
-            soft.append(relaxation.soft(logits(policy, final), t))
-        tokens = torch.stack(soft)
-        value = rewarded(reward, tokens)
-        (costates,) = torch.autograd.grad(value, shift)
-    return costates, tokens.detach(), float(value.detach())
+    wanted = "a finite scalar tensor that depends on the soft tokens"
+    raise UserError("reward", got, wanted, "compute it from them with differentiable operations")

@@ -1,6 +1,6 @@
-"""The sampling gap ‖J_sample‖₂ and its bounds at positions of a sequence (Prop. 2, Fig. 2).
+"""The sampling gap ‖J_sample‖₂ and its bounds at positions of a sequence (Eqs. 20, 21, Prop. 2).
 
-S tokens · D width · V vocabulary
+D width · V vocabulary
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from valuegrad.credit.bounds import bounds
-from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
+from valuegrad.credit.bounds import bounds, entropy
+from valuegrad.credit.jacobians import (
+    embedding_table,
+    sampling_jacobian,
+    spectral_norm,
+    step_jacobian,
+)
 from valuegrad.errors import UserError, check_positive
 from valuegrad.model.cache import prefix, read
 from valuegrad.model.policy import Policy, logits
@@ -26,14 +32,6 @@ LINKS = (
     ("gap", "bound_linear"),
     ("bound_linear", "bound_paper"),
 )
-
-
-@dataclass(frozen=True)
-class TableNorms:
-    """Spectral norms of the embedding matrix E and the output head W."""
-
-    embedding: float
-    head: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class SamplingGap:
 def sampling_gap(
     policy: Policy, sequence: Sequence[int], position: int, temperature: float = 1.0
 ) -> SamplingGap:
-    """The sampling gap at one position of a sequence, matrix-free.
+    """The sampling gap ‖J_sample‖₂ (Eq. 20) at one position of a sequence, matrix-free.
 
     Args:
         policy: the policy.
@@ -84,7 +82,7 @@ def sampling_gap(
         temperature: τ of the relaxation, above 0.
 
     Returns:
-        The gap and its bounds.
+        The gap and its bounds, in state per state.
 
     Raises:
         UserError: a position without a next token, a sequence beyond the context, a temperature
@@ -102,94 +100,55 @@ def sampling_gaps(
     positions: Sequence[int],
     temperature: float = 1.0,
     *,
-    norms: TableNorms | None = None,
+    norms: tuple[float, float] | None = None,
 ) -> list[SamplingGap]:
-    """As `sampling_gap` at several positions, reading the sequence once.
-
-    Args:
-        policy: the policy.
-        sequence: token ids.
-        positions: of each h_t.
-        temperature: τ, above 0.
-        norms: of the policy's E and W where they are known, from `table_norms`.
-
-    Returns:
-        One a position.
-
-    Raises:
-        UserError: as `sampling_gap`.
-
-    Example:
-        ``[g.gap for g in sampling_gaps(policy, tokens, range(4))]``
-    """
+    """As `sampling_gap` at several positions; `norms`, from `table_norms`, where they are known."""
     check_positive("temperature", temperature, "use 1.0")
     if len(sequence) > policy.context:
-        raise UserError(
-            "sequence", f"{len(sequence)} tokens", f"at most {policy.context}", "shorten it"
-        )
+        got, wanted = f"{len(sequence)} tokens", f"at most {policy.context}"
+        raise UserError("sequence", got, wanted, "shorten it")
     last = len(sequence) - 1
     chosen = [p + len(sequence) if p < 0 else p for p in positions]
     for given, position in zip(positions, chosen, strict=True):
         if not 0 <= position < last:
-            raise UserError(
-                "position",
-                f"{given} in {len(sequence)} tokens",
-                f"0 to {last - 1}",
-                "choose one with a token after it",
-            )
-    norms = norms or table_norms(policy)
+            got, fix = f"{given} in {len(sequence)} tokens", "choose one with a token after it"
+            raise UserError("position", got, f"0 to {last - 1}", fix)
+    embedding_norm, head_norm = norms or table_norms(policy)
     with torch.no_grad():
         cache, finals = read(policy, sequence[:last])
     found = []
     for position in chosen:
         with torch.no_grad():
-            z = logits(policy, finals[position]).double()
-        p = (z / temperature).softmax(0)
+            p = (logits(policy, finals[position]).double() / temperature).softmax(0)
         step = step_jacobian(policy, prefix(cache, position + 1), sequence[position + 1])
         step_norm = spectral_norm(step)
         gap = spectral_norm(sampling_jacobian(policy, step, p, temperature))
-        size = step_norm * norms.embedding * norms.head / temperature
-        factors = bounds(p)
-        h = factors.entropy.item()
-        ratio = h / math.log(len(p)) if len(p) > 1 else 0.0
+        size = step_norm * embedding_norm * head_norm / temperature
+        h = entropy(p).item()
+        share = h / math.log(len(p)) if len(p) > 1 else 0.0
         found.append(
             SamplingGap(
-                position,
-                temperature,
-                h,
-                gap,
-                step_norm,
-                size,
-                bound_spectral=size * factors.spectral.item(),
-                bound_trace=size * factors.trace.item(),
-                bound_maximum=size * factors.maximum.item(),
-                bound_linear=size * factors.linear.item(),
-                bound_entropy=size * factors.root.item(),
-                bound_paper=size * factors.paper.item(),
-                smallest_constant=gap / math.sqrt(ratio) if ratio > 0 else math.nan,
+                position=position,
+                temperature=temperature,
+                entropy=h,
+                gap=gap,
+                step_norm=step_norm,
+                product_norm=size,
+                smallest_constant=gap / math.sqrt(share) if share > 0 else math.nan,
+                **{f"bound_{name}": size * x.item() for name, x in vars(bounds(p)).items()},
             )
         )
     return found
 
 
 @torch.no_grad()
-def table_norms(policy: Policy) -> TableNorms:
-    """‖E‖₂ and ‖W‖₂, from the D × D Gram matrices, exact and in float64.
-
-    Args:
-        policy: the policy.
-
-    Returns:
-        Both norms; one computation where the two are tied.
-    """
-    head = policy.head
-    embedding = policy.model.get_input_embeddings().weight.detach()
-    norm = _norm(head)
-    tied = embedding.data_ptr() == head.data_ptr()
-    return TableNorms(norm if tied else _norm(embedding[: len(head)]), norm)
+def table_norms(policy: Policy) -> tuple[float, float]:
+    """‖E‖₂ and ‖W‖₂, from the D × D Gram matrices, exact and in float64."""
+    table, norm = embedding_table(policy), _norm(policy.head)
+    return norm if table.data_ptr() == policy.head.data_ptr() else _norm(table), norm
 
 
-def _norm(matrix: torch.Tensor) -> float:
+def _norm(matrix: Tensor) -> float:
     width = matrix.shape[1]
     gram = torch.zeros(width, width, dtype=torch.float64, device=matrix.device)
     for rows in torch.split(matrix, 8192):

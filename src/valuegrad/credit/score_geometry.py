@@ -1,8 +1,8 @@
-"""Empirical costates λ̂ = Â ∂log π/∂h for one-token answers, over the whole vocabulary.
+"""Costates λ̂ = Â ∂log π/∂h of one-token answers over the whole vocabulary (Eqs. 14, 26).
 
 At ``"final"`` the costate of token a is Â_a (W_a − w̄), w̄ = Σ_a p_a W_a: a closed form, no backward
-pass (theory §1, correction A). Its mean is slope · G for every method whose advantage is affine in
-the reward, and its mean distance from G needs only norms and inner products of the W_a − w̄.
+pass (correction A). Its mean is slope · G for every method whose advantage is affine in the reward,
+and its mean distance from G needs only norms and inner products of the W_a − w̄.
 
 B prompts · D width · V vocabulary
 """
@@ -20,32 +20,20 @@ from valuegrad.methods import PopulationAdvantages
 
 @dataclass(frozen=True)
 class ScoreGeometry:
-    """How the score vectors s_a = ∂log p_a/∂h lie at some prompts and a site.
+    """How the score vectors s_a = ∂log p_a/∂h of every token lie at some prompts and a site."""
 
-    Attributes:
-        squared_norm: ‖s_a‖² of every token.
-        projection: s_a · G of every token.
-        value_gradient: G.
-    """
-
-    squared_norm: Float[Tensor, "B V"]
-    projection: Float[Tensor, "B V"]
-    value_gradient: Float[Tensor, "B D"]
+    squared_norm: Float[Tensor, "B V"]  # ‖s_a‖²
+    projection: Float[Tensor, "B V"]  # s_a · G
+    value_gradient: Float[Tensor, "B D"]  # G
 
 
 @dataclass(frozen=True)
 class CentredHead:
-    """An output head with its mean row taken off, so that norms do not drown in a common part.
+    """An output head with its mean row taken off, so that norms do not drown in a common part."""
 
-    Attributes:
-        weight: the head W itself; centring is done on the products, not on a copy.
-        centre: the mean row m.
-        squared_norm: ‖W_a − m‖² of every token, in float64.
-    """
-
-    weight: Float[Tensor, "V D"]
-    centre: Float[Tensor, " D"]
-    squared_norm: Float[Tensor, " V"]
+    weight: Float[Tensor, "V D"]  # W itself; centring is done on the products, not on a copy
+    centre: Float[Tensor, " D"]  # the mean row m
+    squared_norm: Float[Tensor, " V"]  # ‖W_a − m‖² in float64
 
 
 def centred_head(weight: Float[Tensor, "V D"]) -> CentredHead:
@@ -61,17 +49,9 @@ def centred_head(weight: Float[Tensor, "V D"]) -> CentredHead:
 def final_geometry(
     head: CentredHead, mean_row: Float[Tensor, "B D"], gradient: Float[Tensor, "B D"]
 ) -> ScoreGeometry:
-    """Norms and projections of every token's score vector at ``"final"``, in one product with W.
+    """The geometry at ``"final"`` from w̄ and G there, in one product with W.
 
     With v = w̄ − m: ‖W_a − w̄‖² = ‖W_a − m‖² − 2 (W_a − m)·v + ‖v‖².
-
-    Args:
-        head: from `centred_head`.
-        mean_row: w̄ = Σ_a p_a W_a.
-        gradient: G at ``"final"``.
-
-    Returns:
-        The geometry, norms and projections in float64.
     """
     weight = head.weight
     offset = mean_row - head.centre
@@ -90,16 +70,9 @@ def site_geometry(
     gradient: Float[Tensor, "B D"],
     jacobian: Float[Tensor, "B D D"],
 ) -> ScoreGeometry:
-    """As `final_geometry` at a lower site: s_a = Jᵀ(W_a − w̄), G there = Jᵀ G.
+    """As `final_geometry` at a lower site, J from it to ``"final"``: s_a = Jᵀ(W_a − w̄), G = Jᵀ G.
 
-    Args:
-        weight: the output head W.
-        mean_row: w̄ = Σ_a p_a W_a.
-        gradient: G at ``"final"``.
-        jacobian: J, from the site to ``"final"``.
-
-    Returns:
-        The geometry, with G at the site. Costs V·D² a prompt.
+    Costs V·D² a prompt.
     """
     squared, projection, at_site = [], [], []
     for mean_D, gradient_D, jacobian_DD in zip(mean_row, gradient, jacobian, strict=True):
@@ -118,18 +91,9 @@ def mean_costate_error(
     geometry: ScoreGeometry,
     population: PopulationAdvantages,
 ) -> Float[Tensor, " B"]:
-    """E_a ‖λ̂(a) − G‖, exact over the vocabulary.
+    """E_a ‖λ̂(a) − G‖ of each prompt, exact over the vocabulary.
 
     ‖λ̂(a) − G‖² = Â_a² ‖s_a‖² − 2 Â_a s_a·G + ‖G‖², Â_a = slope (r_a − baseline).
-
-    Args:
-        p: next-token probabilities.
-        rewards: of every token, reward units.
-        geometry: of the score vectors.
-        population: slope and baseline of each of these prompts.
-
-    Returns:
-        One number a prompt.
     """
     advantage = (rewards - population.baseline[:, None]).mul_(population.slope[:, None])
     squared = geometry.squared_norm * advantage

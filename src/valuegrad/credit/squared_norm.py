@@ -1,9 +1,8 @@
 """Unbiased squared norms and inner products of value gradients from rollouts (correction C).
 
-G = E[R s] = Cov(R, s), s the score vector ∂/∂h Σ_k log π(o_k|s_k), whose mean is 0. The squared
-norm of a sample mean overestimates ‖G‖² by the variance of that mean. The product of the two Gram
-matrices does not once both are U-centred (Székely and Rizzo 2014): it is the unbiased estimate of
-HSIC with linear kernels (Song et al. 2012).
+G = E[R s] = Cov(R, s), s the score vector, whose mean is 0. The squared norm of a sample mean is
+‖G‖² plus the variance of that mean. The product of the two Gram matrices, both U-centred (Székely
+and Rizzo 2014), estimates ‖G‖² without bias: HSIC with linear kernels (Song et al. 2012).
 
 n rollouts from one state · D width
 """
@@ -20,14 +19,14 @@ from valuegrad.errors import UserError
 def squared_norm(
     scores: Float[Tensor, "*batch n D"], rewards: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch"]:
-    """An unbiased estimate of ‖Cov(R, s)‖² = ‖G‖² from n rollouts of one state.
+    """An unbiased estimate of ‖Cov(R, s)‖² = ‖G‖² from n rollouts of one state (correction C).
 
     Σ_{i≠j} Ã_ij B̃_ij / (n (n − 3)) with A_ij = s_i · s_j, B_ij = r_i r_j, both U-centred. It may be
     negative, as an unbiased estimate of a number that may be 0 must be.
 
     Args:
-        scores: s of each rollout, in any floating dtype.
-        rewards: R of each rollout, reward units.
+        scores: s of each rollout (…, n, D), in any floating dtype.
+        rewards: R of each rollout (…, n), reward units.
 
     Returns:
         One estimate a batch entry, in reward units² per unit² of the hidden state, float64.
@@ -40,7 +39,8 @@ def squared_norm(
         >>> round(squared_norm(s, s[:, 0]).item(), 3)
         2.667
     """
-    return inner_product(scores, rewards, rewards)
+    _check(scores, rewards=rewards)
+    return _estimate(scores, rewards, rewards)
 
 
 def inner_product(
@@ -54,12 +54,12 @@ def inner_product(
     advantages that do not depend on the other rollouts.
 
     Args:
-        scores: s of each rollout.
-        first: the signal a.
-        second: the signal b.
+        scores: s of each rollout (…, n, D).
+        first: the signal a (…, n).
+        second: the signal b (…, n).
 
     Returns:
-        One estimate a batch entry, float64.
+        One estimate a batch entry, in the units of a and b per unit² of the hidden state, float64.
 
     Raises:
         UserError: as `squared_norm`.
@@ -69,27 +69,31 @@ def inner_product(
         >>> round(inner_product(s, s[:, 0], 3 * s[:, 0]).item(), 3)
         8.0
     """
+    _check(scores, first=first, second=second)
+    return _estimate(scores, first, second)
+
+
+def _check(scores: Tensor, **signals: Tensor) -> None:
     n = scores.shape[-2] if scores.dim() > 1 else 0
     if n < 4:
         raise UserError("scores", f"{n} rollouts", "at least 4", "draw more rollouts a state")
-    for name, signal in (("rewards", first), ("rewards", second)):
+    for name, signal in signals.items():
         if signal.shape != scores.shape[:-1]:
-            raise UserError(
-                name, f"shape {tuple(signal.shape)}", f"{tuple(scores.shape[:-1])}", "one a rollout"
-            )
-        if not (torch.isfinite(signal).all() and torch.isfinite(scores).all()):
-            raise UserError(
-                name,
-                "values that are not finite",
-                "finite rewards and scores",
-                "look at the reward function",
-            )
-    wide = scores.double()
-    a, b = first.double(), second.double()
-    one = _u_centred(wide @ wide.mT)
+            got, wanted = f"shape {tuple(signal.shape)}", f"{tuple(scores.shape[:-1])}"
+            raise UserError(name, got, wanted, "pass one number a rollout")
+    for name, values in {"scores": scores, **signals}.items():
+        if not torch.isfinite(values).all():
+            fix = "look at the reward function"
+            raise UserError(name, "values that are not finite", "finite numbers", fix)
+
+
+def _estimate(scores: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    wide, a, b = scores.double(), first.double(), second.double()
     # Only the symmetric part of a bᵀ meets the symmetric Gram matrix.
     outer = (a[..., :, None] * b[..., None, :] + b[..., :, None] * a[..., None, :]) / 2
-    return (one * _u_centred(outer)).sum((-2, -1)) / (n * (n - 3))
+    n = scores.shape[-2]
+    product: Tensor = _u_centred(wide @ wide.mT) * _u_centred(outer)
+    return product.sum((-2, -1)) / (n * (n - 3))
 
 
 def _u_centred(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

@@ -1,4 +1,4 @@
-"""The sampling gap against its bounds over a task's prompts, checkpoint by checkpoint (Fig. 2)."""
+"""The sampling gap against its bounds over a task's prompts, by checkpoint (Prop. 2, Fig. 2)."""
 
 from __future__ import annotations
 
@@ -52,15 +52,12 @@ def bound_points(
         whole = policy.tokenizer(example.prompt + example.answer)["input_ids"]
         last = min(len(prompt), len(whole) - 1) - 1
         if last < 0:
-            raise UserError(
-                "task",
-                f"the prompt {example.prompt[:40]!r} of {len(prompt)} tokens",
-                "prompts and answers of at least one token each",
-                "change the task",
-            )
+            got = f"the prompt {example.prompt[:40]!r} of {len(prompt)} tokens"
+            wanted = "prompts and answers of at least one token each"
+            raise UserError("task", got, wanted, "change the task")
         count = min(positions, last + 1)
-        chosen = {last * (i + 1) // count for i in range(count)}
-        for gap in sampling_gaps(policy, whole, sorted(chosen), temperature, norms=norms):
+        chosen = sorted({last * (i + 1) // count for i in range(count)})
+        for gap in sampling_gaps(policy, whole, chosen, temperature, norms=norms):
             names = {"checkpoint": checkpoint.name, "step": checkpoint.step}
             found.append({**names, "prompt": example.prompt, **asdict(gap)})
     return found
@@ -78,38 +75,33 @@ def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[st
         the sharp one and `looseness` the sharp one over the gap, both in the median;
         `smallest_constant` is the least C with which Eq. 21 holds at every point.
     """
-    room = 1 + ROUNDING[dtype]
-    names = list(dict.fromkeys(p["checkpoint"] for p in points))
+    allowed = 1 + ROUNDING[dtype]
+    names = dict.fromkeys(p["checkpoint"] for p in points)
+    groups = [[p for p in points if p["checkpoint"] == name] for name in names]
+    medians = ("entropy", "gap", "bound_linear", "bound_paper")
     return {
         "summary": True,
-        **_verdict(points, room),
+        **_verdict(points, allowed),
         "looseness": _median([p["bound_linear"] / p["gap"] for p in points if p["gap"] > 0]),
         "checkpoints": [
-            _of_checkpoint([p for p in points if p["checkpoint"] == name], room) for name in names
+            {
+                **{name: group[0][name] for name in ("checkpoint", "step")},
+                **_verdict(group, allowed),
+                **{name: _median([p[name] for p in group]) for name in medians},
+            }
+            for group in groups
         ],
     }
 
 
-def _of_checkpoint(points: Sequence[Mapping[str, Any]], room: float) -> dict[str, Any]:
-    medians = ("entropy", "gap", "bound_linear", "bound_paper")
-    return {
-        "checkpoint": points[0]["checkpoint"],
-        "step": points[0]["step"],
-        **_verdict(points, room),
-        **{name: _median([p[name] for p in points]) for name in medians},
-    }
-
-
-def _verdict(points: Sequence[Mapping[str, Any]], room: float) -> dict[str, Any]:
-    """What is said of all points and of each checkpoint's.
-
-    A violation is a point where some link of the chain fails: an error of the code, or the theory.
-    """
+def _verdict(points: Sequence[Mapping[str, Any]], allowed: float) -> dict[str, Any]:
+    """What is said of all points and of each checkpoint's; a violation is a broken link."""
     sharp = [p for p in points if p["bound_linear"] > 0]
     constants = [p["smallest_constant"] for p in points if math.isfinite(p["smallest_constant"])]
+    broken = [any(not p[low] <= p[high] * allowed for low, high in LINKS) for p in points]
     return {
         "points": len(points),
-        "violations": sum(any(not p[low] <= p[high] * room for low, high in LINKS) for p in points),
+        "violations": sum(broken),
         "tighter": _median([p["bound_paper"] / p["bound_linear"] for p in sharp]),
         "smallest_constant": max(constants, default=math.nan),
     }

@@ -17,7 +17,7 @@ COMPLETION = 5
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What the statements are evaluated on."""
+    """A prompt, its completion with random advantages, and the generator of what else is random."""
 
     policy: Policy
     text: str
@@ -33,26 +33,19 @@ class Case:
 
 
 def make_case(policy: Policy, text: str, seed: int) -> Case:
-    """Draw a completion of a prompt from the policy, and random advantages.
-
-    Args:
-        policy: the policy.
-        text: the prompt.
-        seed: of all that is random.
-
-    Returns:
-        The case.
-
-    Raises:
-        UserError: a prompt of fewer than 2 tokens, or too long for the context.
-    """
-    prompt = list(policy.tokenizer(text)["input_ids"])
-    most = policy.context - COMPLETION
-    if not 2 <= len(prompt) <= most:
-        raise UserError(
-            "prompt", f"{len(prompt)} tokens", f"2 to {most}", "choose another --prompt"
-        )
+    """Draw a completion of a prompt from the policy, and random advantages."""
+    prompt = encoded(policy, text, 2, policy.context - COMPLETION)
     generator = torch.Generator().manual_seed(seed)
     sequence = prompt + sampled(policy, prompt, COMPLETION, generator)
     advantages = torch.randn(COMPLETION, generator=generator, dtype=torch.float64)
     return Case(policy, text, prompt, sequence, advantages, generator, seed)
+
+
+def encoded(policy: Policy, prompt: str, least: int, most: int) -> list[int]:
+    """A prompt's tokens, refused where there are too few or too many of them."""
+    ids = list(policy.tokenizer(prompt)["input_ids"])
+    if not least <= len(ids) <= most:
+        got = f"{prompt[:40]!r} of {len(ids)} tokens"
+        wanted = f"{least} to {most}, in a context of {policy.context}"
+        raise UserError("prompt", got, wanted, "choose another `prompt`")
+    return ids

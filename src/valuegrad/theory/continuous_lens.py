@@ -1,4 +1,7 @@
-"""The statements of the continuous lens, each evaluated in closed form or by exact quadrature."""
+"""The statements of the continuous lens: Prop. 1, Eqs. 7 to 11, Lemma 1, Corollary 1, correction D.
+
+Each is evaluated in closed form or by exact quadrature.
+"""
 
 from __future__ import annotations
 
@@ -20,74 +23,50 @@ from valuegrad.theory.linear_quadratic import (
     with_optimal_gains,
 )
 from valuegrad.theory.shift_policy import NOISES, Sides, expectation, sides
-from valuegrad.theory.statement import Statement, equality
+from valuegrad.theory.statement import EXACT, Form, Statement, equality
 
-EXACT = 1e-10
-# Adaptive quadrature, asked for 1e-12.
+# Of adaptive quadrature that is asked for 1e-12.
 QUADRATURE = 1e-9
 
 
 def control_statements(seed: int = 0) -> list[Statement]:
-    """Evaluate Prop. 1, Eqs. 7 to 11, Lemma 1 and Corollary 1 on a random control problem.
-
-    Args:
-        seed: of the problem.
-
-    Returns:
-        The statements, the paper's Eq. 11 with a sampled advantage among them, as failing.
-
-    Example:
-        >>> all(s.holds for s in control_statements() if s.form == "corrected")
-        True
-    """
+    """All of them on a random control problem, the paper's Eq. 11 among them as failing."""
     problem = random_problem(seed)
     return [*_adjoint(problem), *_expectations(problem), *_lemma(), *_corollary(problem)]
 
 
 def _adjoint(problem: ControlProblem) -> Iterator[Statement]:
     noise, _ = noise_grid(problem)
-    learning = _leaves(problem)
-    shift = noise.new_zeros(len(noise), problem.horizon, len(problem.start), requires_grad=True)
-    unrolled = torch.autograd.grad(
+    learning, found = _leaves(problem), rollouts(problem, noise)
+    shift = torch.zeros_like(found.states, requires_grad=True)
+    shifted, gains, actuation = torch.autograd.grad(
         rollouts(learning, noise, shift).returns.sum(),
         [shift, learning.gains, learning.actuation],
     )
-    found = rollouts(problem, noise)
     # The return discounts from the first step, a costate from its own.
     weight = problem.discount ** torch.arange(problem.horizon, dtype=noise.dtype)
-    yield equality(
-        "adjoint recursion = backpropagation through time",
-        "Prop. 1",
-        weight[:, None] * control_costates(problem, found),
-        unrolled[0],
-        EXACT,
-    )
+    carried = weight[:, None] * control_costates(problem, found)
+    yield equality("adjoint recursion = backpropagation through time", "Prop. 1", carried, shifted)
     by_gains, by_actuation = parameter_gradient(problem, found)
     yield equality(
         "parameter gradient from costates = autograd, policy and dynamics",
         "Eq. 7",
         torch.cat((by_gains.sum(0).flatten(), by_actuation.sum(0).flatten())),
-        torch.cat((unrolled[1].flatten(), unrolled[2].flatten())),
-        EXACT,
+        torch.cat((gains.flatten(), actuation.flatten())),
     )
 
 
 def _expectations(problem: ControlProblem) -> Iterator[Statement]:
     noise, weight = noise_grid(problem)
-    mean = torch.einsum(
-        "n,ns->s", weight, control_costates(problem, rollouts(problem, noise))[:, 0]
-    )
-    yield equality(
-        "E[λ] = G = −P s, by Gauss–Hermite quadrature",
-        "Eq. 9",
-        mean,
-        -value_matrices(problem)[0] @ problem.start,
-        EXACT,
-    )
+    first = control_costates(problem, rollouts(problem, noise))[:, 0]
+    mean = torch.einsum("n,ns->s", weight, first)
+    gradient = -value_matrices(problem)[0] @ problem.start
+    yield equality("E[λ] = G = −P s, by Gauss–Hermite quadrature", "Eq. 9", mean, gradient)
     best = with_optimal_gains(problem)
     by_gains, _ = parameter_gradient(best, rollouts(best, noise))
-    left = float(torch.einsum("n,ntus->tus", weight, by_gains).norm())
-    size = float(torch.einsum("n,ntus->tus", weight, by_gains.abs()).norm())
+    left, size = (
+        float(torch.einsum("n,ntus->tus", weight, x).norm()) for x in (by_gains, by_gains.abs())
+    )
     yield Statement(
         "expected BPTT gradient is zero at Riccati's gains",
         "Eq. 7",
@@ -109,47 +88,33 @@ def _lemma() -> Iterator[Statement]:
         return 1.3 * math.cos(1.3 * a) - 0.4 * a
 
     for noise in NOISES:
-        yield _of_sides(
-            f"score function = pathwise, {noise} noise",
-            "Lemma 1",
-            sides(noise, mean, reward, slope),
-        )
-
-    def value(a: float) -> float:
-        return coefficient * (reward(a) - baseline) ** 2
-
-    yield _of_sides(
-        "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h",
-        "Correction D",
-        sides(
-            "Gaussian",
-            mean,
-            value,
-            lambda a: 2 * coefficient * (reward(a) - baseline) * slope(a),
-        ),
+        found = sides(noise, mean, reward, slope)
+        yield _of_sides(f"score function = pathwise, {noise} noise", "Lemma 1", found)
+    found = sides(
+        "Gaussian",
+        mean,
+        lambda a: coefficient * (reward(a) - baseline) ** 2,
+        lambda a: 2 * coefficient * (reward(a) - baseline) * slope(a),
     )
+    name = "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h"
+    yield _of_sides(name, "Correction D", found)
     centre = expectation("Gaussian", mean, reward)
     spread = math.sqrt(expectation("Gaussian", mean, lambda a: (reward(a) - centre) ** 2))
 
     def advantage(a: float) -> float:
         return (reward(a) - centre) / spread
 
-    yield _of_sides(
-        "E[Â ∂log π] = E[∂r/∂a] / σ for the advantage of the sampled action",
-        "Correction D",
-        sides("Gaussian", mean, advantage, lambda a: slope(a) / spread),
+    found = sides("Gaussian", mean, advantage, lambda a: slope(a) / spread)
+    name = "E[Â ∂log π] = E[∂r/∂a] / σ for the advantage of the sampled action"
+    yield _of_sides(name, "Correction D", found)
+    found = sides(
+        "Gaussian",
+        mean,
+        lambda a: advantage(a) * reward(a),
+        lambda a: advantage(a) * slope(a),
     )
-    yield _of_sides(
-        "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action",
-        "Eq. 11",
-        sides(
-            "Gaussian",
-            mean,
-            lambda a: advantage(a) * reward(a),
-            lambda a: advantage(a) * slope(a),
-        ),
-        paper=True,
-    )
+    name = "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action"
+    yield _of_sides(name, "Eq. 11", found, "paper")
 
 
 def _corollary(problem: ControlProblem) -> Iterator[Statement]:
@@ -163,22 +128,12 @@ def _corollary(problem: ControlProblem) -> Iterator[Statement]:
     score = torch.einsum("ntu,nts->ntus", noise, found.states) / problem.noise**2
     advantage = (found.returns - mean) / sigma
     expected = torch.einsum("n,n,ntus->tus", weight, advantage, score)
-    yield equality(
-        "expected GRPO gradient = BPTT gradient / σ",
-        "Corollary 1",
-        expected,
-        pathwise / sigma,
-        EXACT,
-    )
+    name = "expected GRPO gradient = BPTT gradient / σ"
+    yield equality(name, "Corollary 1", expected, pathwise / sigma)
     learning = _leaves(problem)
     (closed,) = torch.autograd.grad(expected_return(learning), learning.gains)
-    yield equality(
-        "expected BPTT gradient = gradient of the closed-form return",
-        "Eq. 7",
-        pathwise,
-        closed,
-        EXACT,
-    )
+    name = "expected BPTT gradient = gradient of the closed-form return"
+    yield equality(name, "Eq. 7", pathwise, closed)
 
 
 def _leaves(problem: ControlProblem) -> ControlProblem:
@@ -189,6 +144,6 @@ def _leaves(problem: ControlProblem) -> ControlProblem:
     )
 
 
-def _of_sides(name: str, source: str, found: Sides, *, paper: bool = False) -> Statement:
+def _of_sides(name: str, source: str, found: Sides, form: Form = "corrected") -> Statement:
     left, right = (torch.tensor(x, dtype=torch.float64) for x in vars(found).values())
-    return equality(name, source, left, right, QUADRATURE, form="paper" if paper else "corrected")
+    return equality(name, source, left, right, QUADRATURE, form=form)

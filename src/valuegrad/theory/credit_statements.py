@@ -1,4 +1,4 @@
-"""Costates and value gradients of a case: what autograd, enumeration and closed forms agree on."""
+"""The statements of costates and value gradients: Eqs. 12, 14, 15, corrections A to C."""
 
 from __future__ import annotations
 
@@ -42,13 +42,8 @@ def costate_statements(case: Case) -> Iterator[Statement]:
             ]
         left.append(costate.total[0, t] @ direction)
         right.append((moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step))
-    yield equality(
-        "costates of one backward pass = central differences, every site",
-        "Eq. 14",
-        torch.stack(left),
-        torch.stack(right),
-        1e-6,
-    )
+    name = "costates of one backward pass = central differences, every site"
+    yield equality(name, "Eq. 14", torch.stack(left), torch.stack(right), 1e-6)
     yield from _final_layer(case, found)
 
 
@@ -79,15 +74,10 @@ def _final_layer(case: Case, found: dict[Site, Costates]) -> Iterator[Statement]
     with torch.no_grad():
         finals = _finals(case)[len(case.prompt) - 1 : -1]
     finals.requires_grad_()
-    yield equality(
-        "final costate = Â (onehot − p) W, no credit from later tokens",
-        "Correction A",
-        found["final"].total[0],
-        torch.autograd.grad(_credited(case, finals), finals)[0],
-        1e-10,
-    )
-    shares = {site: costate.transport_share[0] for site, costate in found.items()}
-    low = shares["embedding"][:-1]
+    (own,) = torch.autograd.grad(_credited(case, finals), finals)
+    name = "final costate = Â (onehot − p) W, no credit from later tokens"
+    yield equality(name, "Correction A", found["final"].total[0], own)
+    low = found["embedding"].transport_share[0, :-1]
     paper, true = one_step_costates(
         case.policy, case.sequence, len(case.prompt), case.advantages, "embedding"
     )
@@ -96,7 +86,6 @@ def _final_layer(case: Case, found: dict[Site, Costates]) -> Iterator[Statement]
         "Eq. 15",
         paper,
         true,
-        1e-10,
         form="paper",
         note=f"J is zero at every layer; attention transports {low.min():.0%} to {low.max():.0%} "
         "of the credit at the embeddings",
@@ -105,27 +94,17 @@ def _final_layer(case: Case, found: dict[Site, Costates]) -> Iterator[Statement]
 
 def recursion_statements(case: Case) -> Iterator[Statement]:
     """Eq. 15 over the cache state, where it is exact."""
-    given = (case.policy, case.sequence, len(case.prompt), case.advantages)
-    found, expected = cache_costates(*given), unrolled_costates(*given)
+    batch = case.batch()
+    found = cache_costates(case.policy, case.sequence, len(case.prompt), case.advantages)
     flat, oracle = (
         torch.cat([x.flatten() for pair in cache for x in pair])
-        for cache in (found.cache, expected)
+        for cache in (found.cache, unrolled_costates(case.policy, batch))
     )
-    yield equality(
-        "adjoint recursion over the cache state = autograd",
-        "Eq. 15, corrected",
-        flat,
-        oracle,
-        1e-10,
-    )
-    (site,) = costates_at(case.policy, case.batch(), ("embedding",), split=False).values()
-    yield equality(
-        "recursion hands each token its total costate",
-        "Eq. 15, corrected",
-        found.embedding,
-        site.total[0, 1:],
-        1e-10,
-    )
+    name = "adjoint recursion over the cache state = autograd"
+    yield equality(name, "Eq. 15, corrected", flat, oracle)
+    (site,) = costates_at(case.policy, batch, ("embedding",), split=False).values()
+    name = "recursion hands each token its total costate"
+    yield equality(name, "Eq. 15, corrected", found.embedding, site.total[0, 1:])
 
 
 def value_gradient_statements(case: Case) -> Iterator[Statement]:
@@ -147,11 +126,10 @@ def value_gradient_statements(case: Case) -> Iterator[Statement]:
             "Eq. 12",
             estimate,
             enumerated_value_gradient(found, rewards),
-            1e-10,
             note="no sampling gap: identity B holds for discrete tokens and any reward",
         )
     gradient = final_value_gradient(policy.head, p[None], rewards[None])[0]
-    yield equality("value gradient = Wᵀ (p ⊙ (r − p·r))", "Theory §2", gradient, estimate, 1e-10)
+    yield equality("value gradient = Wᵀ (p ⊙ (r − p·r))", "Theory §2", gradient, estimate)
     yield from _norms(case, p, scores["final"], rewards, gradient)
 
 
@@ -169,15 +147,8 @@ def _norms(
         ("mean of unbiased ‖G‖² over draws = ‖G‖²", unbiased, "corrected"),
         ("mean of plug-in ‖mean‖² over draws = ‖G‖²", plug_in, "paper"),
     )
+    note = f"error in standard errors, {DRAWS} draws of n = {GROUP}"
     for name, values, form in estimates:
-        z = (values.mean() - truth) / (values.std() / DRAWS**0.5)
-        yield Statement(
-            name,
-            "Correction C",
-            float(values.mean()),
-            float(truth),
-            abs(float(z)),
-            Z_LIMIT,
-            form=form,
-            note=f"error in standard errors, {DRAWS} draws of n = {GROUP}",
-        )
+        mean, z = values.mean(), (values.mean() - truth) / (values.std() / DRAWS**0.5)
+        sides = float(mean), float(truth), abs(float(z))
+        yield Statement(name, "Correction C", *sides, Z_LIMIT, form=form, note=note)

@@ -1,10 +1,7 @@
-"""A control problem with all in closed form: linear dynamics, quadratic reward, Gaussian noise.
+"""A linear-quadratic control problem with all in closed form (Prop. 1, Eqs. 6, 7, 9).
 
-    a_t = K_t s_t + ξ_t,  s_{t+1} = A s_t + B a_t,  r = −½ (sᵀ Q s + aᵀ R a),  ξ_t ~ N(0, σ² I)
-
-so that V_t(s) = −½ sᵀ P_t s − c_t with P_t from a recursion, and G_t(s) = −P_t s. Costates follow
-Eq. 6, the parameter gradient Eq. 7. An expectation of a polynomial in the noise up to degree 5 in
-each coordinate is exact on a grid of three Gauss–Hermite points a coordinate.
+a_t = K_t s_t + ξ_t, s_{t+1} = A s_t + B a_t, r = −½ (sᵀ Q s + aᵀ R a), ξ_t ~ N(0, σ² I): so
+V_t(s) = −½ sᵀ P_t s − c_t with P_t from a recursion, and G_t(s) = −P_t s.
 
 T steps · S state width · U action width · N noise sequences
 """
@@ -18,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Highest degree of what is averaged: a return (2) times a score (2), or a return squared.
+# Exact to degree 5, and the highest is 4: a return (2) times a score (2), or a return squared.
 QUADRATURE_POINTS = 3
 
 
@@ -35,6 +32,10 @@ class ControlProblem:
         start: s_1.
         noise: σ of the policy's noise.
         discount: γ.
+
+    Example:
+        >>> random_problem(horizon=4).horizon
+        4
     """
 
     dynamics: Float[Tensor, "S S"]
@@ -51,6 +52,11 @@ class ControlProblem:
         """T."""
         return len(self.gains)
 
+    @property
+    def letters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+        """A, B, Q, R and γ, as the equations have them."""
+        return self.dynamics, self.actuation, self.state_cost, self.action_cost, self.discount
+
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
@@ -61,24 +67,9 @@ class Rollouts:
     returns: Float[Tensor, " N"]
 
 
-def random_problem(
-    seed: int = 0, *, states: int = 3, actions: int = 2, horizon: int = 3
-) -> ControlProblem:
-    """A problem with random matrices, in float64.
-
-    Args:
-        seed: of the matrices.
-        states: width of a state.
-        actions: width of an action.
-        horizon: number of steps T.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> random_problem(horizon=4).horizon
-        4
-    """
+def random_problem(seed: int = 0, *, horizon: int = 3) -> ControlProblem:
+    """A problem with random matrices of widths S = 3 and U = 2, in float64."""
+    states, actions = 3, 2
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -103,30 +94,17 @@ def rollouts(
     noise: Float[Tensor, "N T U"],
     shift: Float[Tensor, "N T S"] | None = None,
 ) -> Rollouts:
-    """Follow the policy under given noise (Def. 1); differentiable in all that the problem holds.
-
-    Args:
-        problem: the problem.
-        noise: ξ of each trajectory.
-        shift: added to each state as it is reached, to differentiate by; none by default.
-
-    Returns:
-        The trajectories.
-
-    Example:
-        >>> rollouts(random_problem(), torch.zeros(5, 3, 2).double()).returns.shape
-        torch.Size([5])
-    """
+    """The trajectories under given noise; `shift` is added to each state as it is reached."""
+    A, B, Q, R, discount = problem.letters
     state = problem.start.expand(len(noise), -1)
     states, actions, total = [], [], state.new_zeros(len(noise))
-    for t, gain in enumerate(problem.gains):
+    for t, K in enumerate(problem.gains):
         state = state if shift is None else state + shift[:, t]
-        action = state @ gain.mT + noise[:, t]
-        cost = _form(state, problem.state_cost) + _form(action, problem.action_cost)
-        total = total - problem.discount**t * cost / 2
+        action = state @ K.mT + noise[:, t]
+        total = total - discount**t * (_form(state, Q) + _form(action, R)) / 2
         states.append(state)
         actions.append(action)
-        state = state @ problem.dynamics.mT + action @ problem.actuation.mT
+        state = state @ A.mT + action @ B.mT
     return Rollouts(torch.stack(states, 1), torch.stack(actions, 1), total)
 
 
@@ -138,19 +116,19 @@ def control_costates(problem: ControlProblem, followed: Rollouts) -> Float[Tenso
         followed: its trajectories.
 
     Returns:
-        ∂R_t/∂s_t, the return of the steps from t on by their first state.
+        ∂R_t/∂s_t (N, T, S), the return of the steps from t on by their first state.
 
     Example:
-        ``control_costates(problem, rollouts(problem, noise))[:, 0]``
+        >>> problem = random_problem()
+        >>> control_costates(problem, rollouts(problem, noise_grid(problem)[0])).shape
+        torch.Size([729, 3, 3])
     """
+    A, B, Q, R, discount = problem.letters
     adjoint = torch.zeros_like(followed.states[:, 0])
     found: list[Tensor] = []
-    for t in range(problem.horizon - 1, -1, -1):
-        gain = problem.gains[t]
-        by_state = -followed.states[:, t] @ problem.state_cost
-        by_action = -followed.actions[:, t] @ problem.action_cost
-        total = problem.dynamics + problem.actuation @ gain
-        adjoint = by_state + by_action @ gain + problem.discount * adjoint @ total
+    for t, K in reversed([*enumerate(problem.gains)]):
+        own = -followed.states[:, t] @ Q + -followed.actions[:, t] @ R @ K
+        adjoint = own + discount * adjoint @ (A + B @ K)
         found.insert(0, adjoint)
     return torch.stack(found, 1)
 
@@ -165,19 +143,21 @@ def parameter_gradient(
         followed: its trajectories.
 
     Returns:
-        Both gradients of each trajectory.
+        Both gradients of each trajectory, (N, T, U, S) and (N, S, U).
 
     Example:
-        ``by_gains, by_actuation = parameter_gradient(problem, rollouts(problem, noise))``
+        >>> problem = random_problem()
+        >>> by_gains, _ = parameter_gradient(problem, rollouts(problem, noise_grid(problem)[0]))
+        >>> by_gains.shape
+        torch.Size([729, 3, 2, 3])
     """
+    _, B, _, R, discount = problem.letters
     carried = control_costates(problem, followed)
     after = torch.cat((carried[:, 1:], torch.zeros_like(carried[:, :1])), 1)
-    weight = problem.discount ** torch.arange(problem.horizon, dtype=carried.dtype)
-    by_action = -followed.actions @ problem.action_cost + problem.discount * (
-        after @ problem.actuation
-    )
+    weight = discount ** torch.arange(problem.horizon, dtype=carried.dtype)
+    by_action = -followed.actions @ R + discount * (after @ B)
     by_gains = torch.einsum("t,ntu,nts->ntus", weight, by_action, followed.states)
-    by_dynamics = problem.discount * torch.einsum("t,nts,ntu->nsu", weight, after, followed.actions)
+    by_dynamics = discount * torch.einsum("t,nts,ntu->nsu", weight, after, followed.actions)
     return by_gains, by_dynamics
 
 
@@ -188,88 +168,51 @@ def value_matrices(problem: ControlProblem) -> Float[Tensor, "T S S"]:
         problem: the problem, with M = A + B K_t.
 
     Returns:
-        The matrix of each step; P_{T+1} = 0.
+        The matrix of each step (T, S, S); P_{T+1} = 0.
 
     Example:
-        ``-value_matrices(problem)[0] @ problem.start``
+        >>> problem = random_problem()
+        >>> (-value_matrices(problem)[0] @ problem.start).shape
+        torch.Size([3])
     """
-    reached = torch.zeros_like(problem.state_cost)
+    A, B, Q, R, discount = problem.letters
+    P = torch.zeros_like(Q)
     found: list[Tensor] = []
-    for gain in problem.gains.flip(0):
-        closed = problem.dynamics + problem.actuation @ gain
-        reached = (
-            problem.state_cost
-            + gain.mT @ problem.action_cost @ gain
-            + problem.discount * closed.mT @ reached @ closed
-        )
-        found.insert(0, reached)
+    for K in problem.gains.flip(0):
+        M = A + B @ K
+        P = Q + K.mT @ R @ K + discount * M.mT @ P @ M
+        found.insert(0, P)
     return torch.stack(found)
 
 
 def expected_return(problem: ControlProblem) -> Float[Tensor, ""]:
-    """J = V_1(s_1) in closed form; differentiable in all that the problem holds.
-
-    Args:
-        problem: the problem.
-
-    Returns:
-        The expectation over the noise.
-
-    Example:
-        ``expected_return(random_problem())``
-    """
-    matrices = value_matrices(problem)
-    total = -_form(problem.start, matrices[0]) / 2
+    """J = V_1(s_1), the expected return in closed form; differentiable in the problem."""
+    _, B, _, R, discount = problem.letters
+    first, *later = value_matrices(problem)
+    total = -_form(problem.start, first) / 2
     for t in range(problem.horizon):
         # What the noise of step t costs by itself and through the state that it moves.
-        cost = problem.action_cost
-        if t + 1 < problem.horizon:
-            moved = problem.actuation.mT @ matrices[t + 1] @ problem.actuation
-            cost = cost + problem.discount * moved
-        total = total - problem.discount**t * problem.noise**2 * cost.trace() / 2
+        cost = R + discount * (B.mT @ later[t] @ B) if t < len(later) else R
+        total = total - discount**t * problem.noise**2 * cost.trace() / 2
     return total
 
 
 def with_optimal_gains(problem: ControlProblem) -> ControlProblem:
-    """The same problem under the best policy: K_t = −(R + γ BᵀPB)⁻¹ γ BᵀPA, by Riccati's recursion.
-
-    Args:
-        problem: the problem; its own gains only say how many steps it has.
-
-    Returns:
-        The problem with those gains.
-
-    Example:
-        ``value_matrices(with_optimal_gains(problem))``
-    """
-    reached = torch.zeros_like(problem.state_cost)
+    """The problem under the best policy, K_t = −(R + γ BᵀPB)⁻¹ γ BᵀPA (Riccati)."""
+    A, B, Q, R, discount = problem.letters
+    P = torch.zeros_like(Q)
     gains: list[Tensor] = []
     for _ in range(problem.horizon):
-        pushed = problem.discount * problem.actuation.mT @ reached
-        gain = -torch.linalg.solve(
-            problem.action_cost + pushed @ problem.actuation, pushed @ problem.dynamics
-        )
+        pushed = discount * B.mT @ P
+        K = -torch.linalg.solve(R + pushed @ B, pushed @ A)
         # Riccati's form, which is that of `value_matrices` only at the best gain.
-        reached = problem.state_cost + problem.discount * problem.dynamics.mT @ reached @ (
-            problem.dynamics + problem.actuation @ gain
-        )
-        gains.insert(0, gain)
+        P = Q + discount * A.mT @ P @ (A + B @ K)
+        gains.insert(0, K)
     return replace(problem, gains=torch.stack(gains))
 
 
 def noise_grid(problem: ControlProblem) -> tuple[Float[Tensor, "N T U"], Float[Tensor, " N"]]:
-    """Gauss–Hermite nodes and weights for expectations over the noise of a whole trajectory.
-
-    Args:
-        problem: the problem; N is 3 to the number of noise coordinates.
-
-    Returns:
-        Noise, and weights that sum to 1. Exact up to degree 5 in each coordinate.
-
-    Example:
-        >>> round(float(noise_grid(random_problem())[1].sum()), 12)
-        1.0
-    """
+    """Gauss–Hermite nodes and weights over the noise of a whole trajectory, exact to degree 5."""
     actions = problem.actuation.shape[1]
     nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
     node, weight = torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())

@@ -17,11 +17,11 @@ from scipy.integrate import quad
 
 Signal = Callable[[float], float]
 
-# Families of Lemma 1's noise: smooth densities whose boundary terms vanish.
-NOISES: dict[str, Any] = {
-    "Gaussian": stats.norm(),
-    "logistic": stats.logistic(),
-    "Student-t": stats.t(df=7),
+# The noise ν with ∂log ν(a − ā)/∂ā at u = a − ā: smooth densities whose boundary terms vanish.
+NOISES: dict[str, tuple[Any, Signal]] = {
+    "Gaussian": (stats.norm(), lambda u: u),
+    "logistic": (stats.logistic(), lambda u: math.tanh(u / 2)),
+    "Student-t": (stats.t(df=7), lambda u: 8 * u / (7 + u * u)),
 }
 
 
@@ -34,55 +34,18 @@ class Sides:
 
 
 def expectation(noise: str, mean: float, signal: Signal) -> float:
-    """E[h(a)] for a = ā + ξ, by adaptive quadrature.
-
-    Args:
-        noise: a name in `NOISES`.
-        mean: ā.
-        signal: h.
-
-    Returns:
-        The expectation.
-
-    Example:
-        >>> round(expectation("Gaussian", 2.0, lambda a: a * a), 9)
-        5.0
-    """
-    law = NOISES[noise]
+    """E[h(a)] for a = ā + ξ, by adaptive quadrature."""
+    law, _ = NOISES[noise]
     return _integral(lambda u: signal(mean + u) * law.pdf(u))
 
 
 def sides(noise: str, mean: float, signal: Signal, slope: Signal) -> Sides:
-    """Both sides of E[h(a) ∂log π(a)/∂ā] = E[h′(a)].
-
-    Args:
-        noise: a name in `NOISES`.
-        mean: ā.
-        signal: h, of an order of growth that the noise's tails outweigh.
-        slope: h′, or what stands in its place.
-
-    Returns:
-        Both expectations.
-
-    Example:
-        >>> found = sides("logistic", 0.5, lambda a: a * a, lambda a: 2 * a)
-        >>> round(found.score_function, 9), round(found.pathwise, 9)
-        (1.0, 1.0)
-    """
-    law = NOISES[noise]
-    score = _SCORES[noise]
+    """Both sides of E[h(a) ∂log π(a)/∂ā] = E[h′(a)]; h grows less than the noise's tails fall."""
+    law, score = NOISES[noise]
     return Sides(
         _integral(lambda u: signal(mean + u) * score(u) * law.pdf(u)),
         expectation(noise, mean, slope),
     )
-
-
-# ∂log ν(a − ā)/∂ā at u = a − ā.
-_SCORES: dict[str, Signal] = {
-    "Gaussian": lambda u: u,
-    "logistic": lambda u: math.tanh(u / 2),
-    "Student-t": lambda u: 8 * u / (7 + u * u),
-}
 
 
 def _integral(function: Signal) -> float:

@@ -1,4 +1,4 @@
-"""One statement of the theory with both of its sides evaluated: what `valuegrad verify` reports."""
+"""One statement of the theory with both of its sides evaluated: a row of ``valuegrad verify``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 Relation = Literal["=", "<="]
 Form = Literal["corrected", "paper"]
+# Relative error up to which an identity holds in float64: rounding.
+EXACT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Statement:
         relation: ``"="`` or ``"<="``.
         form: ``"corrected"``, what is right; ``"paper"``, the paper's own form where that fails.
         note: what a reader should know to read the numbers.
+
+    Example:
+        >>> Statement("one is one", "arithmetic", 1.0, 1.0, 0.0, 1e-12).holds
+        True
     """
 
     name: str
@@ -47,7 +53,7 @@ class Statement:
 
     @property
     def slack(self) -> float:
-        """Right / left: how much room an inequality leaves; NaN where the left side is 0."""
+        """Right / left, by which an inequality holds; NaN where the left side is 0."""
         return self.right / self.left if self.left else math.nan
 
 
@@ -56,34 +62,15 @@ def equality(
     source: str,
     left: Tensor,
     right: Tensor,
-    tolerance: float,
+    tolerance: float = EXACT,
     *,
     form: Form = "corrected",
     note: str = "",
 ) -> Statement:
-    """An identity between two arrays of one shape, compared in the Euclidean norm.
-
-    Args:
-        name: what it says.
-        source: where it stands.
-        left: its left side, any shape.
-        right: its right side, the same shape.
-        tolerance: largest relative error that counts as holding.
-        form: ``"corrected"`` or ``"paper"``.
-        note: for the reader.
-
-    Returns:
-        The statement; its error is ‖left − right‖ / max(‖left‖, ‖right‖).
-
-    Example:
-        >>> import torch
-        >>> equality("one is one", "arithmetic", torch.ones(2), torch.ones(2), 1e-12).holds
-        True
-    """
+    """An identity of two arrays: its error is ‖left − right‖ / max(‖left‖, ‖right‖)."""
     one, other = left.double(), right.double()
     difference, sizes = float((one - other).norm()), (float(one.norm()), float(other.norm()))
-    largest = max(sizes)
-    error = difference / largest if largest else difference
+    error = difference / max(sizes) if max(sizes) else difference
     return Statement(name, source, *sizes, error, tolerance, "=", form, note)
 
 
@@ -93,28 +80,9 @@ def inequality(
     left: float,
     right: float,
     *,
-    tolerance: float = 1e-9,
     form: Form = "corrected",
     note: str = "",
 ) -> Statement:
-    """A bound: left ≤ right, up to rounding.
-
-    Args:
-        name: what it says.
-        source: where it stands.
-        left: the smaller side.
-        right: the larger side.
-        tolerance: how far above 1 left / right may be.
-        form: ``"corrected"`` or ``"paper"``.
-        note: for the reader.
-
-    Returns:
-        The statement; its error is left / right − 1.
-
-    Example:
-        >>> inequality("a square is not negative", "arithmetic", 0.0, 4.0).holds
-        True
-    """
-    without_room = -1.0 if left <= 0 else math.inf
-    error = left / right - 1 if right else without_room
-    return Statement(name, source, left, right, error, tolerance, "<=", form, note)
+    """A bound, left ≤ right up to rounding: its error is left / right − 1."""
+    error = left / right - 1 if right else -1.0 if left <= 0 else math.inf
+    return Statement(name, source, left, right, error, 1e-9, "<=", form, note)

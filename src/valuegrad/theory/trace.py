@@ -1,4 +1,4 @@
-"""Where the credit for one completion goes: costates at every site and token, the prompt's too.
+"""Where the credit for one completion goes (Def. 2, Eq. 14): costates at every site and token.
 
 S sites · N tokens of prompt and completion
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from valuegrad.errors import UserError
 from valuegrad.model.cache import sampled
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
+from valuegrad.theory.case import encoded
 from valuegrad.theory.settings import MAX_TOKENS
 
 
@@ -133,52 +134,34 @@ def trace(
         raise UserError("sites", "none", "at least one", "leave it out for all of them")
     if not math.isfinite(advantage) or advantage == 0:
         raise UserError("advantage", str(advantage), "a number other than 0", "use 1")
-    ids = list(policy.tokenizer(prompt)["input_ids"])
-    _check_prompt(policy, prompt, ids)
+    ids = encoded(policy, prompt, 1, policy.context - 1)
     if completion is None:
         whole = ids + _draw(policy, ids, max_tokens, seed)
-        completion = policy.tokenizer.decode(whole[len(ids) :], clean_up_tokenization_spaces=False)
+        completion = _decode(policy, whole[len(ids) :])
     else:
         whole = _joined(policy, prompt, ids, completion)
     # A prompt of one token and no advantage on the rest of it gives costates at all positions.
     signal = [0.0] * (len(ids) - 1) + [advantage] * (len(whole) - len(ids))
     batch = completions(policy, [whole], 1, torch.tensor([signal], dtype=torch.float64))
     found = costates_at(policy, batch, chosen)
-    first = found[chosen[0]]
-    logp = [math.nan, *first.logp[0].tolist()]
-    return Trace(
-        policy.checkpoint.name,
-        prompt,
-        completion,
-        float(advantage),
-        tuple(
-            TracedToken(i, token, text, logp[i], i >= len(ids))
-            for i, (token, text) in enumerate(zip(whole, _texts(policy, whole), strict=True))
-        ),
-        chosen,
-        *(
-            torch.stack([_sizes(getattr(found[site], part)) for site in chosen])
-            for part in ("total", "immediate", "transported")
-        ),
+    logp = [math.nan, *found[chosen[0]].logp[0].tolist()]
+    tokens = tuple(
+        TracedToken(i, token, text, logp[i], i >= len(ids))
+        for i, (token, text) in enumerate(zip(whole, _texts(policy, whole), strict=True))
     )
+    sizes = {
+        part: torch.stack([_sizes(getattr(found[site], part)) for site in chosen])
+        for part in ("total", "immediate", "transported")
+    }
+    name = policy.checkpoint.name
+    return Trace(name, prompt, completion, float(advantage), tokens, chosen, **sizes)
 
 
 def trace_document(found: Trace) -> dict[str, Any]:
-    """What ``valuegrad trace --json`` prints.
-
-    Args:
-        found: from `trace`.
-
-    Returns:
-        Its fields and shares by name; arrays hold a row a site and a column a token.
-    """
-    plain = {field.name: getattr(found, field.name) for field in fields(found)}
+    """What ``valuegrad trace --json`` prints; arrays hold a row a site and a column a token."""
     shares = ("transport_share", "credit_share", "carried_share")
-    return {
-        **plain,
-        "tokens": [asdict(token) for token in found.tokens],
-        **{name: getattr(found, name) for name in shares},
-    }
+    document = {**vars(found), **{name: getattr(found, name) for name in shares}}
+    return {**document, "tokens": [asdict(token) for token in found.tokens]}
 
 
 def _sizes(part: Float[Tensor, "1 M D"]) -> Float[Tensor, " N"]:
@@ -187,47 +170,24 @@ def _sizes(part: Float[Tensor, "1 M D"]) -> Float[Tensor, " N"]:
     return torch.cat([norms, norms.new_zeros(1)])
 
 
-def _check_prompt(policy: Policy, prompt: str, ids: list[int]) -> None:
-    most = policy.context - 1
-    if not 1 <= len(ids) <= most:
-        raise UserError(
-            "prompt",
-            f"{prompt[:40]!r} of {len(ids)} tokens",
-            f"1 to {most}, so that a completion fits the context of {policy.context}",
-            "choose another --prompt",
-        )
-
-
 def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> list[int]:
     """Prompt and completion as tokens, the prompt's being what they are without the completion."""
     whole = list(policy.tokenizer(prompt + completion)["input_ids"])
     if not completion:
-        raise UserError(
-            "completion",
-            "''",
-            "at least one token",
-            "write a text, or leave --completion out to draw one from the policy",
-        )
+        fix = "write a text, or leave it out to draw one from the policy"
+        raise UserError("completion", "''", "at least one token", fix)
     if whole[: len(ids)] != ids or len(whole) == len(ids):
-        same = next(
-            (i for i, pair in enumerate(zip(ids, whole, strict=False)) if len({*pair}) > 1),
-            len(ids),
-        )
-        merged = _texts(policy, whole)[same : same + 1]
-        raise UserError(
-            "completion",
-            f"{completion[:20]!r}, which merges with the end of the prompt {prompt[-20:]!r} into "
-            f"the token {(merged or [''])[0]!r}",
-            "a completion that begins with a token of its own",
-            "move the characters of that token from the one to the other",
-        )
+        pairs = zip(ids, whole, strict=False)
+        same = next((i for i, (one, other) in enumerate(pairs) if one != other), len(ids))
+        merged = (_texts(policy, whole)[same : same + 1] or [""])[0]
+        got = f"{completion[:20]!r}, which merges with the end of the prompt {prompt[-20:]!r} into "
+        wanted = "a completion that begins with a token of its own"
+        fix = "move the characters of that token from the one to the other"
+        raise UserError("completion", f"{got}the token {merged!r}", wanted, fix)
     if len(whole) > policy.context:
-        raise UserError(
-            "completion",
-            f"{len(whole) - len(ids)} tokens after a prompt of {len(ids)}",
-            f"at most {policy.context - len(ids)} in a context of {policy.context}",
-            "shorten --completion or --prompt",
-        )
+        got = f"{len(whole) - len(ids)} tokens after a prompt of {len(ids)}"
+        wanted = f"at most {policy.context - len(ids)} in a context of {policy.context}"
+        raise UserError("completion", got, wanted, "shorten it, or the `prompt`")
     return whole
 
 

@@ -65,12 +65,9 @@ def verify(
         ``all(s.holds for s in verify(load_policy(path, dtype="float64")) if s.form != "paper")``
     """
     if policy.head.dtype != torch.float64:
-        raise UserError(
-            "dtype",
-            str(policy.head.dtype).removeprefix("torch."),
-            "float64, in which identities hold to rounding",
-            "load the policy with dtype float64",
-        )
+        got = str(policy.head.dtype).removeprefix("torch.")
+        wanted = "float64, in which identities hold to rounding"
+        raise UserError("dtype", got, wanted, "load the policy with dtype float64")
     case = make_case(policy, prompt, seed)
     found: list[Statement] = []
     for name, statements in PARTS.items():
