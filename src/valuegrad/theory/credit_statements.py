@@ -108,7 +108,7 @@ def recursion_statements(case: Case) -> Iterator[Statement]:
 
 
 def value_gradient_statements(case: Case) -> Iterator[Statement]:
-    """Identity B over every token of the vocabulary, and the norms of correction C."""
+    """Correction B over every token of the vocabulary, and the norms of correction C."""
     policy, prompt = case.policy, case.prompt
     count = policy.head.shape[0]
     rewards = torch.randn(count, generator=case.generator, dtype=torch.float64).to(policy.device)
@@ -126,7 +126,7 @@ def value_gradient_statements(case: Case) -> Iterator[Statement]:
             "Eq. 12",
             estimate,
             enumerated_value_gradient(found, rewards),
-            note="no sampling gap: identity B holds for discrete tokens and any reward",
+            note="no sampling gap: correction B holds for discrete tokens and any reward",
         )
     gradient = final_value_gradient(policy.head, p[None], rewards[None])[0]
     yield equality("value gradient = Wᵀ (p ⊙ (r − p·r))", "Theory §2", gradient, estimate)

@@ -1,4 +1,4 @@
-"""Score function and pathwise derivative under additive noise, by quadrature (Lemma 1, Eq. 10).
+"""Score function and pathwise derivative under additive noise (Lemma 1, Eq. 10, correction D).
 
 For a ~ ν(a − ā) and any differentiable signal h: E[h(a) ∂log ν/∂ā] = E[h′(a)], one dimension of the
 action. A constant coefficient Â goes through (correction D); an Â that depends on the action does

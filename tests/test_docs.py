@@ -1,0 +1,132 @@
+"""docs/theory.md against the code: every file is there and names its equation, names resolve."""
+
+import dataclasses
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import valuegrad
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "valuegrad"
+NUMBER = r"(?:\d+|[A-G]\b)"
+LABEL = re.compile(
+    rf"\b(Eq|Prop|Def|Thm|Theorem|Lemma|Corollary|[Cc]orrection)s?\.? "
+    rf"({NUMBER}(?:(?:, | and | to |–){NUMBER})*)"
+)
+
+
+def labels(text):
+    """The equations and statements that a text names, ranges written out."""
+    found = set()
+    for kind, numbers in LABEL.findall(text):
+        kind = {"Theorem": "Thm"}.get(kind, kind.capitalize())
+        for part in re.split(", | and ", numbers):
+            first, *last = re.split(" to |–", part)
+            end = last[0] if last else first
+            if first.isdigit():
+                found |= {(kind, str(n)) for n in range(int(first), int(end) + 1)}
+            else:
+                found |= {(kind, chr(n)) for n in range(ord(first), ord(end) + 1)}
+    return found
+
+
+def rows():
+    """Every row of a table with a column of files, its cells by the table's own headings."""
+    headings = None
+    for line in (ROOT / "docs" / "theory.md").read_text().splitlines():
+        if not line.startswith("|"):
+            headings = None
+        elif headings is None:
+            headings = [cell.strip() for cell in line.strip("|").split("|")]
+        elif not line.startswith("|---"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert len(cells) == len(headings), line
+            yield dict(zip(headings, cells, strict=True))
+
+
+ROWS = list(rows())
+
+
+def code(cell):
+    return re.findall("`([^`]+)`", cell)
+
+
+def results():
+    """The public classes: what functions of the package return."""
+    public = (getattr(valuegrad, name) for name in valuegrad.__all__)
+    return [x for x in public if inspect.isclass(x)]
+
+
+def has(owner, name):
+    fields = {f.name for f in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else ()
+    return name in fields or hasattr(owner, name)
+
+
+def test_the_tables_are_found_and_each_has_files():
+    assert len(ROWS) > 60
+    assert [row for row in ROWS if not code(row["file"])] == []
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(row.values())[:50])
+def test_files_exist_and_name_their_equations_at_once(row):
+    paths = [SOURCE / name for name in code(row["file"])]
+    assert [path for path in paths if not path.is_file()] == []
+    first_lines = "\n".join("\n".join(path.read_text().splitlines()[:3]) for path in paths)
+    asked = {k: v for k, v in row.items() if k != "file"}
+    assert labels(" ".join(asked.values())) <= labels(first_lines)
+
+
+NAMES = [(name, row["file"]) for row in ROWS for name in code(row.get("name in the code", ""))]
+
+
+@pytest.mark.parametrize(("name", "files"), NAMES)
+def test_names_resolve(name, files):
+    """A public name, with its arguments or what it returns; or an attribute of a public result."""
+    match = re.fullmatch(r"(\w*)(?:\((.*)\))?(?:\.(\w+))?", name)
+    assert match, name
+    called, arguments, attribute = match.groups()
+    owners = results()
+    for file in code(files):
+        module = importlib.import_module("valuegrad." + file.removesuffix(".py").replace("/", "."))
+        owners += [
+            x
+            for x in vars(module).values()
+            if inspect.isclass(x) and x.__module__.startswith("valuegrad")
+        ]
+    if called and (arguments is not None or called in valuegrad.__all__):
+        function = getattr(valuegrad, called)
+        wanted = [a.removesuffix("=").strip() for a in (arguments or "").split(",")]
+        if arguments not in (None, "..."):
+            assert set(wanted) <= set(inspect.signature(function).parameters)
+    elif called:
+        assert any(has(owner, called) for owner in owners), f"no result has {called}"
+    if attribute:
+        assert any(has(owner, attribute) for owner in owners), f"no result has .{attribute}"
+
+
+@pytest.mark.parametrize("document", ["theory.md", "corrections.md"])
+def test_files_that_the_text_cites_exist(document):
+    text = (ROOT / "docs" / document).read_text()
+    for cited in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md))`", text):
+        assert (SOURCE / cited).is_file() or (ROOT / cited).is_file(), cited
+
+
+def test_ranges_and_lists_of_labels_are_written_out():
+    found = labels("Eqs. 24 to 26, Prop. 2 (Def. 2, Eq. 14) corrections A to C, Props. 3 and 4")
+    assert found == {
+        *(("Eq", n) for n in ("24", "25", "26", "14")),
+        *(("Prop", n) for n in ("2", "3", "4")),
+        ("Def", "2"),
+        *(("Correction", n) for n in "ABC"),
+    }
+
+
+def test_every_correction_is_in_the_index():
+    text = (ROOT / "docs" / "corrections.md").read_text()
+    letters = set(re.findall(r"^\*\*([A-G])\. ", text, re.MULTILINE))
+    indexed = labels(" ".join(row["statement"] for row in ROWS if "statement" in row))
+    assert letters == {number for kind, number in indexed if kind == "Correction"}
