@@ -39,14 +39,14 @@ def policies():
 def test_every_link_holds_and_the_sharp_bound_is_never_above_the_paper_s():
     count = 0
     for p in policies():
-        b, room = bounds(p), 1 + 1e-12
-        assert b.spectral <= b.trace * room
-        assert b.trace <= b.maximum * room
-        assert b.maximum <= b.paper * room
-        assert b.paper <= b.entropy * room
-        assert b.spectral <= b.linear * room
+        b, slack = bounds(p), 1 + 1e-12
+        assert b.spectral <= b.trace * slack
+        assert b.trace <= b.maximum * slack
+        assert b.maximum <= b.paper * slack
+        assert b.paper <= b.entropy * slack
+        assert b.spectral <= b.linear * slack
         assert b.linear <= 0.5
-        assert b.linear <= b.paper * room
+        assert b.linear <= b.paper * slack
         count += 1
     assert count > 400
 

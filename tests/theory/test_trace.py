@@ -58,11 +58,11 @@ def test_sizes_are_autograd_s_at_every_site_and_token(policy, traced, architectu
         for i in range(len(tokens)):
             own, later = own_and_later(chosen.model, tokens, first, site, i)
             size = (own + later).norm().item()
-            room = 1e-9 * (own.norm() + later.norm()).item()
-            assert found.total[s, i].item() == pytest.approx(size, rel=0, abs=room)
-            assert found.immediate[s, i].item() == pytest.approx(own.norm().item(), rel=0, abs=room)
+            slack = 1e-9 * (own.norm() + later.norm()).item()
+            assert found.total[s, i].item() == pytest.approx(size, rel=0, abs=slack)
+            assert found.immediate[s, i].item() == pytest.approx(own.norm().item(), rel=0, abs=slack)
             carried = found.transported[s, i].item()
-            assert carried == pytest.approx(later.norm().item(), rel=0, abs=room)
+            assert carried == pytest.approx(later.norm().item(), rel=0, abs=slack)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -17,10 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
-from valuegrad.credit.costates import costates_at, final_costates
+from valuegrad.credit.costates import costates, final_costates
 from valuegrad.model.cache import Cache, advance, read
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import recorded, without_parameter_gradients
+
+Advantages = Float[Tensor, " T"] | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +35,7 @@ class CacheCostates:
 
 
 def cache_costates(
-    policy: Policy,
-    sequence: Sequence[int],
-    prompt_length: int,
-    advantages: Float[Tensor, " T"] | Sequence[float],
+    policy: Policy, sequence: Sequence[int], prompt_length: int, advantages: Advantages
 ) -> CacheCostates:
     """Costates by the recursion over the cache state, one decode step at a time (Eq. 15).
 
@@ -56,7 +55,8 @@ def cache_costates(
     Example:
         ``cache_costates(policy, [5, 7, 2, 9], 2, [1.0, 1.0]).cache[0]``
     """
-    batch = _one(policy, sequence, prompt_length, advantages)
+    signal = torch.as_tensor(advantages, dtype=policy.head.dtype)[None]
+    batch = completions(policy, [list(sequence)], prompt_length, signal)
     with without_parameter_gradients(policy.model):
         steps, finals = _decode(policy, batch)
         actions = torch.tensor(sequence[prompt_length:], device=policy.device)
@@ -90,11 +90,7 @@ def unrolled_costates(policy: Policy, batch: Completions) -> Cache:
 
 
 def one_step_costates(
-    policy: Policy,
-    sequence: Sequence[int],
-    prompt_length: int,
-    advantages: Float[Tensor, " T"] | Sequence[float],
-    site: Site,
+    policy: Policy, sequence: Sequence[int], prompt_length: int, advantages: Advantages, site: Site
 ) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T D"]]:
     """The paper's Eq. 15 at one site beside what autograd gives there.
 
@@ -118,20 +114,10 @@ def one_step_costates(
     Example:
         ``paper, true = one_step_costates(policy, [5, 7, 2, 9], 2, [1.0, 1.0], 0)``
     """
-    found = costates_at(policy, _one(policy, sequence, prompt_length, advantages), (site,))
-    (at_site,) = found.values()
-    assert at_site.immediate is not None
-    return at_site.immediate[0], at_site.total[0]
-
-
-def _one(
-    policy: Policy,
-    sequence: Sequence[int],
-    prompt_length: int,
-    advantages: Float[Tensor, " T"] | Sequence[float],
-) -> Completions:
     signal = torch.as_tensor(advantages, dtype=policy.head.dtype)[None]
-    return completions(policy, [list(sequence)], prompt_length, signal)
+    found = costates(policy, [list(sequence)], prompt_length, signal, site)
+    assert found.immediate is not None
+    return found.immediate[0], found.total[0]
 
 
 @torch.no_grad()
