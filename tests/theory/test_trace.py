@@ -60,7 +60,9 @@ def test_sizes_are_autograd_s_at_every_site_and_token(policy, traced, architectu
             size = (own + later).norm().item()
             slack = 1e-9 * (own.norm() + later.norm()).item()
             assert found.total[s, i].item() == pytest.approx(size, rel=0, abs=slack)
-            assert found.immediate[s, i].item() == pytest.approx(own.norm().item(), rel=0, abs=slack)
+            assert found.immediate[s, i].item() == pytest.approx(
+                own.norm().item(), rel=0, abs=slack
+            )
             carried = found.transported[s, i].item()
             assert carried == pytest.approx(later.norm().item(), rel=0, abs=slack)
 

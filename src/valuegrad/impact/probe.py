@@ -1,4 +1,4 @@
-"""The probe step: a short move along the method's own update, and the reward it brings (Eq. 24).
+"""The probe step: a short move along the method's update, and its reward (Eq. 24, correction G).
 
 The alignment of Eq. 24 compares costate and value gradient as if hidden states could move freely.
 They move through the parameters, so the first-order gain is the same product under the network's
