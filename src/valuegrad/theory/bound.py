@@ -43,7 +43,8 @@ def bound_points(
         ``bound_points(load_policy("runs/step100"), label_copy().evaluation[:8])``
     """
     if positions < 1:
-        raise UserError("positions", str(positions), "1 or more", "use the default, 4")
+        fix = f"use the default, {BoundSettings.positions}"
+        raise UserError("positions", str(positions), "1 or more", fix)
     norms = table_norms(policy)
     checkpoint = policy.checkpoint
     found = []
