@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator
 from machine import machine, paired_ratio, ratio, seconds
 from models import random_policy
 from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
-from valuegrad.model.cache import prefix, read
+from valuegrad.model.cache import first_positions, prefill
 from valuegrad.model.policy import logits
 
 WIDTH, VOCABULARY, BLOCK = 2048, 50_304, 512
@@ -38,11 +38,11 @@ def main() -> None:
         )
         tokens = torch.randint(VOCABULARY, (64,), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            cache, finals = read(policy, tokens.tolist())
+            cache, finals = prefill(policy, tokens.tolist())
             z = logits(policy, finals[-2])
             policy.head.mul_(SPREAD / z.std())
             p = logits(policy, finals[-2]).softmax(0)
-        before = prefix(cache, len(tokens) - 1)
+        before = first_positions(cache, len(tokens) - 1)
         entropy = float(-torch.xlogy(p, p).sum())
         print(f"width {WIDTH}, vocabulary {VOCABULARY}, entropy {entropy:.1f} nats")
 

@@ -14,7 +14,7 @@ from valuegrad.credit.jacobians import (
     step_jacobian,
 )
 from valuegrad.errors import RunError
-from valuegrad.model.cache import prefix, read
+from valuegrad.model.cache import first_positions, prefill
 from valuegrad.model.policy import logits
 
 SEQUENCE = [5, 9, 33, 7, 41, 260, 17, 2]
@@ -36,7 +36,7 @@ def dense_sampling(policy, position, temperature):
     head = policy.head
     table = policy.model.get_input_embeddings().weight.detach()[: len(head)]
     with torch.no_grad():
-        _, finals = read(policy, SEQUENCE)
+        _, finals = prefill(policy, SEQUENCE)
         p = (logits(policy, finals[position]) / temperature).softmax(0)
     sample = (torch.diag(p) - p[:, None] * p) / temperature
     return dense_step(policy.model, position) @ table.mT @ sample @ head, p
@@ -47,9 +47,9 @@ def dense_sampling(policy, position, temperature):
 def test_operators_equal_dense_jacobians(policy, architecture, temperature):
     chosen, position = policy(architecture), 4
     with torch.no_grad():
-        cache, _ = read(chosen, SEQUENCE)
+        cache, _ = prefill(chosen, SEQUENCE)
     expected, p = dense_sampling(chosen, position, temperature)
-    step = step_jacobian(chosen, prefix(cache, position + 1), SEQUENCE[position + 1])
+    step = step_jacobian(chosen, first_positions(cache, position + 1), SEQUENCE[position + 1])
     operator = sampling_jacobian(chosen, step, p, temperature)
     several = np.random.default_rng(0).standard_normal((16, 70))
     for found, dense in ((step, dense_step(chosen.model, position)), (operator, expected)):

@@ -8,7 +8,7 @@ from tests.credit.test_relaxed import LENGTH, PROMPT, reward
 from valuegrad.credit.relaxed import relaxed_costates
 from valuegrad.credit.theorem_one import theorem_one
 from valuegrad.errors import UserError
-from valuegrad.model.cache import advance_embedded, read
+from valuegrad.model.cache import decode_embedding, prefill
 
 
 def flatten(cache, final):
@@ -26,7 +26,7 @@ def dense_sides(policy):
     """Both sides of Theorem 1 by the recursion of its proof, with dense Jacobians of a step."""
     table = policy.model.get_input_embeddings().weight.detach()
     with torch.no_grad():
-        cache, finals = read(policy, PROMPT)
+        cache, finals = prefill(policy, PROMPT)
     final, steps, soft = finals[-1], [], []
 
     def sample(h):
@@ -42,7 +42,7 @@ def dense_sides(policy):
         def step(state, embedding=None, like=cache):
             before, h = unflatten(state, like)
             embedding = sample(h) @ table if embedding is None else embedding
-            reached, (after,) = advance_embedded(policy, before, embedding[None])
+            reached, (after,) = decode_embedding(policy, before, embedding[None])
             return flatten(reached, after)
 
         state = flatten(cache, final)
@@ -52,7 +52,7 @@ def dense_sides(policy):
         )
         steps.append((attention, whole - attention))
         with torch.no_grad():
-            cache, (final,) = advance_embedded(policy, cache, (soft[-1] @ table)[None])
+            cache, (final,) = decode_embedding(policy, cache, (soft[-1] @ table)[None])
     tokens = torch.stack(soft).requires_grad_()
     (slopes,) = torch.autograd.grad(reward(tokens), tokens)
     immediate = [

@@ -6,7 +6,7 @@ from scipy import stats
 from tests import letters, oracles
 from tests.conftest import ARCHITECTURES
 
-from valuegrad.model.cache import advance, advance_embedded, prefix, read, sampled
+from valuegrad.model.cache import decode_embedding, decode_step, first_positions, prefill, sampled
 
 TOKENS = [5, 9, 33, 7, 41, 260]
 
@@ -17,19 +17,19 @@ def test_reading_and_advancing_reach_the_states_of_a_whole_pass(policy, architec
     with torch.no_grad():
         ids = torch.tensor([TOKENS])
         whole = chosen.model.base_model(ids, use_cache=False).last_hidden_state[0]
-        reached, finals = read(chosen, TOKENS)
+        reached, finals = prefill(chosen, TOKENS)
         torch.testing.assert_close(finals, whole, rtol=1e-12, atol=1e-12)
-        cache, finals = read(chosen, TOKENS[:2])
+        cache, finals = prefill(chosen, TOKENS[:2])
         torch.testing.assert_close(finals, whole[:2], rtol=1e-12, atol=1e-12)
         for t in range(2, len(TOKENS)):
-            cache, final = advance(chosen, cache, TOKENS[t])
+            cache, final = decode_step(chosen, cache, TOKENS[t])
             torch.testing.assert_close(final, whole[t], rtol=1e-11, atol=1e-12)
     for pair, expected in zip(cache, reached, strict=True):
         for one, other in zip(pair, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
     # A step from the cache of the first tokens is one from a cache that never held the others.
     with torch.no_grad():
-        _, final = advance(chosen, prefix(reached, 3), TOKENS[3])
+        _, final = decode_step(chosen, first_positions(reached, 3), TOKENS[3])
     torch.testing.assert_close(final, whole[3], rtol=1e-11, atol=1e-12)
     assert reached[0][0].shape[2] == len(TOKENS)
 
@@ -39,10 +39,10 @@ def test_embeddings_advance_several_copies_at_once(policy, architecture):
     chosen = policy(architecture)
     table = chosen.model.get_input_embeddings().weight.detach()
     with torch.no_grad():
-        cache, _ = read(chosen, TOKENS[:3])
-        many, finals = advance_embedded(chosen, cache, table[[7, 200, 7]])
+        cache, _ = prefill(chosen, TOKENS[:3])
+        many, finals = decode_embedding(chosen, cache, table[[7, 200, 7]])
         for i, token in enumerate((7, 200, 7)):
-            one, final = advance(chosen, cache, token)
+            one, final = decode_step(chosen, cache, token)
             torch.testing.assert_close(finals[i], final, rtol=1e-11, atol=1e-12)
             for (keys, values), (own_keys, own_values) in zip(many, one, strict=True):
                 torch.testing.assert_close(keys[i], own_keys[0], rtol=1e-11, atol=1e-12)
@@ -54,11 +54,11 @@ def test_embeddings_advance_several_copies_at_once(policy, architecture):
 def test_a_step_is_differentiable_in_all_that_it_reads(policy):
     chosen = policy("llama")
     with torch.no_grad():
-        cache, _ = read(chosen, TOKENS[:3])
+        cache, _ = prefill(chosen, TOKENS[:3])
     leaves = [x.clone().requires_grad_() for pair in cache for x in pair]
     pairs = list(zip(leaves[::2], leaves[1::2], strict=True))
     embedding = chosen.model.get_input_embeddings().weight[7].detach().clone().requires_grad_()
-    _, final = advance_embedded(chosen, pairs, embedding[None])
+    _, final = decode_embedding(chosen, pairs, embedding[None])
     grads = torch.autograd.grad(final.square().sum(), [embedding, *leaves])
     assert all(g.norm() > 0 for g in grads)
 

@@ -5,7 +5,6 @@ import json
 import math
 
 import pytest
-from valuegrad.one_token_prompts import batches
 
 from valuegrad.errors import UserError
 from valuegrad.tasks.jsonl import jsonl_task
@@ -193,11 +192,3 @@ def test_limits_of_completions_are_settings_of_every_task():
     assert build_task(TaskSettings(max_tokens=9, stop=";")).stop == ";"
     assert build_task(TaskSettings(name="arithmetic")).stop == "\n"
     assert build_task(TaskSettings(name="arithmetic", stop="")).stop is None
-
-
-def test_batches_hold_every_row_once_and_stay_within_the_tokens():
-    lengths = [5, 3, 9, 1, 7, 7, 2, 40]
-    cut = batches(lengths, tokens=14)
-    assert sorted(row for batch in cut for row in batch) == list(range(8))
-    for batch in cut:
-        assert len(batch) * max(lengths[row] for row in batch) <= 14 or len(batch) == 1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates, final_costates
-from valuegrad.model.cache import Cache, advance, read
+from valuegrad.model.cache import Cache, decode_step, prefill
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import recorded, without_parameter_gradients
 
@@ -75,14 +75,14 @@ def unrolled_costates(policy: Policy, batch: Completions) -> Cache:
     """The costates of c_1 by autograd through the whole unrolled decoding: the oracle."""
     (tokens,), (start,) = batch.tokens, batch.prompt_lengths
     with torch.no_grad():
-        cache, finals = read(policy, tokens[:start])
+        cache, finals = prefill(policy, tokens[:start])
     flat = [x.detach().requires_grad_() for pair in cache for x in pair]
     cache, final = _pairs(flat), finals[-1]
     objective = final.new_zeros(())
     with without_parameter_gradients(policy.model), torch.enable_grad():
         for t, token in enumerate(tokens[start:]):
             if t:
-                cache, final = advance(policy, cache, tokens[start + t - 1])
+                cache, final = decode_step(policy, cache, tokens[start + t - 1])
             log_p = logits(policy, final).log_softmax(0)
             objective = objective + batch.advantages[0, t] * log_p[token]
         found = torch.autograd.grad(objective, flat, allow_unused=True, materialize_grads=True)
@@ -124,10 +124,10 @@ def one_step_costates(
 def _decode(policy: Policy, batch: Completions) -> tuple[list[Cache], Float[Tensor, "T D"]]:
     """The states c_1 … c_T along a completion."""
     (tokens,), (start,) = batch.tokens, batch.prompt_lengths
-    state, read_finals = read(policy, tokens[:start])
+    state, read_finals = prefill(policy, tokens[:start])
     steps, finals = [state], [read_finals[-1]]
     for token in tokens[start:-1]:
-        state, final = advance(policy, steps[-1], token)
+        state, final = decode_step(policy, steps[-1], token)
         steps.append(state)
         finals.append(final)
     return steps, torch.stack(finals)
@@ -139,7 +139,7 @@ def _step_back(
     """One step of the recursion: the cotangents of c_{t+1} carried to c_t, and to the token."""
     leaves = [x.detach().requires_grad_() for pair in state for x in pair]
     with recorded(policy, ["embedding"]) as states:
-        reached, final = advance(policy, _pairs(leaves), token)
+        reached, final = decode_step(policy, _pairs(leaves), token)
     outputs = [final, *(x for pair in reached for x in pair)]
     cotangents = [final_adjoint, *(x for pair in adjoint for x in pair)]
     *back, embedding = torch.autograd.grad(outputs, [*leaves, states["embedding"]], cotangents)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from valuegrad.errors import RunError
-from valuegrad.model.cache import Cache, advance_embedded
+from valuegrad.model.cache import Cache, decode_embedding
 from valuegrad.model.policy import Policy
 from valuegrad.model.sites import without_parameter_gradients
 
@@ -96,7 +96,7 @@ def step_jacobian(policy: Policy, cache: Cache, token: int) -> LinearOperator:
     """
     embedding = policy.model.get_input_embeddings().weight[token].detach()
     with without_parameter_gradients(policy.model):
-        return of_function(lambda e: advance_embedded(policy, cache, e)[1], embedding)
+        return of_function(lambda e: decode_embedding(policy, cache, e)[1], embedding)
 
 
 def sampling_jacobian(

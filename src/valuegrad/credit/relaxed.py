@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from valuegrad.credit.jacobians import embedding_table
 from valuegrad.errors import UserError, check_positive
-from valuegrad.model.cache import Cache, advance_embedded, read
+from valuegrad.model.cache import Cache, decode_embedding, prefill
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import check_site, shifted, without_parameter_gradients
 
@@ -155,10 +155,10 @@ def roll_out(
         for t in range(given.length):
             with during(t):
                 if t == 0:
-                    cache, finals = read(policy, given.prompt)
+                    cache, finals = prefill(policy, given.prompt)
                 else:
                     e = (soft[-1].detach() if detached else soft[-1]) @ table
-                    cache, finals = advance_embedded(policy, cache, e[None])
+                    cache, finals = decode_embedding(policy, cache, e[None])
             cache, final = after(t, cache, finals[-1])
             soft.append(given.soft_token(logits(policy, final), t))
         tokens = torch.stack(soft)

@@ -20,7 +20,7 @@ from valuegrad.credit.jacobians import (
     step_jacobian,
 )
 from valuegrad.errors import UserError, check_positive
-from valuegrad.model.cache import prefix, read
+from valuegrad.model.cache import first_positions, prefill
 from valuegrad.model.policy import Policy, logits
 
 # The chain of bounds: in each pair the first is at most the second.
@@ -115,12 +115,12 @@ def sampling_gaps(
             raise UserError("position", got, f"0 to {last - 1}", fix)
     embedding_norm, head_norm = norms or table_norms(policy)
     with torch.no_grad():
-        cache, finals = read(policy, sequence[:last])
+        cache, finals = prefill(policy, sequence[:last])
     found = []
     for position in chosen:
         with torch.no_grad():
             p = (logits(policy, finals[position]).double() / temperature).softmax(0)
-        step = step_jacobian(policy, prefix(cache, position + 1), sequence[position + 1])
+        step = step_jacobian(policy, first_positions(cache, position + 1), sequence[position + 1])
         step_norm = spectral_norm(step)
         gap = spectral_norm(sampling_jacobian(policy, step, p, temperature))
         size = step_norm * embedding_norm * head_norm / temperature

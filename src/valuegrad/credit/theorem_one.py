@@ -27,7 +27,7 @@ from valuegrad.credit.jacobians import (
 )
 from valuegrad.credit.relaxed import Relaxed, Reward, check, gumbel_noise, roll_out
 from valuegrad.errors import UserError
-from valuegrad.model.cache import Cache, advance_embedded
+from valuegrad.model.cache import Cache, decode_embedding
 from valuegrad.model.policy import Policy
 from valuegrad.model.sites import without_parameter_gradients
 
@@ -149,12 +149,12 @@ def _chain(
 
 
 def _final(policy: Policy, cache: Cache, embeddings: Tensor) -> Tensor:
-    return advance_embedded(policy, cache, embeddings)[1]
+    return decode_embedding(policy, cache, embeddings)[1]
 
 
 def _made(policy: Policy, cache: Cache, embeddings: Tensor) -> Tensor:
     """What a step adds to the state: the new keys and values of every layer, and ``"final"``."""
-    reached, final = advance_embedded(policy, cache, embeddings)
+    reached, final = decode_embedding(policy, cache, embeddings)
     return torch.cat([*(x[:, :, -1].flatten(1) for pair in reached for x in pair), final], 1)
 
 

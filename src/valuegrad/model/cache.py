@@ -20,7 +20,7 @@ from valuegrad.model.policy import Policy, logits
 Cache = list[tuple[Tensor, Tensor]]
 
 
-def read(policy: Policy, tokens: Sequence[int]) -> tuple[Cache, Float[Tensor, "S D"]]:
+def prefill(policy: Policy, tokens: Sequence[int]) -> tuple[Cache, Float[Tensor, "S D"]]:
     """The cache after tokens read from the start, and their states at ``"final"``."""
     cache = DynamicCache(config=policy.model.config)
     ids = torch.tensor([list(tokens)], device=policy.device)
@@ -28,16 +28,16 @@ def read(policy: Policy, tokens: Sequence[int]) -> tuple[Cache, Float[Tensor, "S
     return [(layer.keys, layer.values) for layer in cache.layers], output.last_hidden_state[0]
 
 
-def advance(policy: Policy, cache: Cache, token: int) -> tuple[Cache, Float[Tensor, " D"]]:
+def decode_step(policy: Policy, cache: Cache, token: int) -> tuple[Cache, Float[Tensor, " D"]]:
     """F: the cache after one more token, and the token's state at ``"final"``."""
     reached, final = _run(policy, cache, input_ids=torch.tensor([[token]], device=policy.device))
     return reached, final[0]
 
 
-def advance_embedded(
+def decode_embedding(
     policy: Policy, cache: Cache, embeddings: Float[Tensor, "B D"]
 ) -> tuple[Cache, Float[Tensor, "B D"]]:
-    """As `advance` from embedding vectors in the place of a token, several copies at once."""
+    """As `decode_step` from embedding vectors in the place of a token, several copies at once."""
     copies = len(embeddings)
     spread = [tuple(x.expand(copies, *x.shape[1:]) for x in pair) for pair in cache]
     return _run(policy, [(k, v) for k, v in spread], inputs_embeds=embeddings[:, None])
@@ -53,17 +53,17 @@ def sampled(
 ) -> list[int]:
     """A completion drawn at temperature 1, of at most ``most`` tokens, its stop token included."""
     drawn: list[int] = []
-    cache, finals = read(policy, prompt)
+    cache, finals = prefill(policy, prompt)
     final = finals[-1]
     while True:
         p = logits(policy, final).double().softmax(0).cpu()
         drawn.append(int(torch.multinomial(p, 1, generator=generator)))
         if len(drawn) == most or drawn[-1] in stop:
             return drawn
-        cache, final = advance(policy, cache, drawn[-1])
+        cache, final = decode_step(policy, cache, drawn[-1])
 
 
-def prefix(cache: Cache, tokens: int) -> Cache:
+def first_positions(cache: Cache, tokens: int) -> Cache:
     """The cache of the first tokens only."""
     return [(keys[:, :, :tokens], values[:, :, :tokens]) for keys, values in cache]
 

@@ -11,7 +11,7 @@ from valuegrad.credit.attention_paths import attention_paths, weight_correlation
 from valuegrad.credit.sampling_gap import LINKS, sampling_gaps
 from valuegrad.credit.theorem_one import theorem_one
 from valuegrad.impact.vocabulary import measure
-from valuegrad.model.cache import read
+from valuegrad.model.cache import prefill
 from valuegrad.model.policy import logits
 from valuegrad.prompts import Prompts
 from valuegrad.rewards.exact import Exact
@@ -79,7 +79,7 @@ def impact_statements(case: Case) -> Iterator[Statement]:
     """The sign of the paper's score, and the alignment that needs no bound."""
     policy = case.policy
     with torch.no_grad():
-        _, finals = read(policy, case.prompt)
+        _, finals = prefill(policy, case.prompt)
         likely = logits(policy, finals[-1]).argsort(descending=True)
     answers = tuple((int(likely[rank]),) for rank in (0, 2, min(20, len(likely) - 1)))
     examples = (Example(case.text, ""),) * len(answers)
