@@ -1,6 +1,6 @@
-"""Laws that turn a predictor into a gain: fitted constants, and the error of leaving one out.
+"""Laws from a predictor P to the gain: Eq. 30, gain = κ·P, and two with a constant more or a bend.
 
-Letters: n checkpoints, K budgets.
+n checkpoints · K numbers of updates
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from valuegrad.study.statistics import FloatArray, _constant, _require, _vector, _why_undefined
+from valuegrad.study.statistics import FloatArray, is_constant, require, vector, why_undefined
 
 MARGIN = 1e-12  # how far rewards are kept from 0 and 1, where the log-odds are infinite
 TILTS = np.geomspace(1e-8, 1e3, 128)  # nats; the grid for the largest tilt of a saturating law
@@ -61,72 +61,36 @@ def tilt(reward: FloatArray, alpha: FloatArray | float) -> FloatArray:
     p = np.asarray(reward, dtype=np.float64)
     outside = p[(p < 0) | (p > 1)]
     fix = "rescale the rewards to probabilities"
-    _require(outside.size == 0, "reward", outside.tolist(), "numbers in [0, 1]", fix)
+    require(outside.size == 0, "reward", outside.tolist(), "numbers in [0, 1]", fix)
     return np.asarray(special.expit(special.logit(np.clip(p, MARGIN, 1 - MARGIN)) + alpha))
 
 
 def proportional(predictor: FloatArray, gains: FloatArray) -> Law:
-    """Fit gain = κ·P (Eq. 30) by least squares.
-
-    κ = Σ P g / Σ P².
-
-    Args:
-        predictor: P, shape (n,), any unit.
-        gains: the mean gains over budgets, shape (n,), reward units.
-
-    Returns:
-        The law with its constant `kappa`, of either sign, in reward units per unit of P.
-
-    Raises:
-        UserError: a shape is wrong.
-
-    Example:
-        >>> law = proportional(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.2, 0.3, 0.4]))
-        >>> round(law.constants["kappa"], 12), round(law.leave_one_out_error, 12)
-        (0.1, 0.0)
-    """
-    P = _vector("predictor", predictor)
-    g = _vector("gains", gains, len(P))
+    """Gain = κ·P (Eq. 30) by least squares: κ = Σ P g / Σ P², of either sign."""
+    P = vector("predictor", predictor)
+    g = vector("gains", gains, len(P))
 
     def fit(kept: NDArray[np.intp]) -> Constants | str:
         if not P[kept].any():
             return "all-zero predictor"
         return (float(P[kept] @ g[kept] / (P[kept] @ P[kept])),)
 
-    return _law("proportional", ("kappa",), fit, lambda kappa: kappa * P, g, _why_undefined(P, g))
+    return _law("proportional", ("kappa",), fit, lambda kappa: kappa * P, g, why_undefined(P, g))
 
 
 def affine(predictor: FloatArray, gains: FloatArray) -> Law:
-    """Fit gain = a + b·P by least squares.
-
-    b = cov(P, g) / var(P), a = mean(g) − b mean(P).
-
-    Args:
-        predictor: P, shape (n,), any unit.
-        gains: the mean gains over budgets, shape (n,), reward units.
-
-    Returns:
-        The law with its constants `a`, in reward units, and `b`, in reward units per unit of P.
-
-    Raises:
-        UserError: a shape is wrong.
-
-    Example:
-        >>> law = affine(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.3, 0.5, 0.7, 0.9]))
-        >>> round(law.constants["a"], 12), round(law.constants["b"], 12)
-        (0.1, 0.2)
-    """
-    P = _vector("predictor", predictor)
-    g = _vector("gains", gains, len(P))
+    """Gain = a + b·P by least squares: b = cov(P, g) / var(P), a = mean(g) − b mean(P)."""
+    P = vector("predictor", predictor)
+    g = vector("gains", gains, len(P))
 
     def fit(kept: NDArray[np.intp]) -> Constants | str:
-        if _constant(P[kept]):
+        if is_constant(P[kept]):
             return "constant predictor"
         centred = P[kept] - P[kept].mean()
         b = float(centred @ g[kept] / (centred @ centred))
         return float(g[kept].mean() - b * P[kept].mean()), b
 
-    return _law("affine", ("a", "b"), fit, lambda a, b: a + b * P, g, _why_undefined(P, g))
+    return _law("affine", ("a", "b"), fit, lambda a, b: a + b * P, g, why_undefined(P, g))
 
 
 def saturating(
@@ -135,39 +99,21 @@ def saturating(
     gains_by_updates: FloatArray,
     updates: FloatArray,
 ) -> Law:
-    """Fit gain = tilt(R, α) − R with α = c · rate · updates, c ≥ 0, by least squares.
+    """Gain = tilt(R, α) − R with α = c · rate · updates, c ≥ 0, by least squares over n and K.
 
-    c minimises Σ_ik (tilt(R_i, c rate_i u_k) − R_i − g_ik)² over all checkpoints and budgets.
-
-    Args:
-        log_odds_rate: the predicted rise of the log-odds an update, shape (n,), nats.
-        reward_before: R, shape (n,), a probability.
-        gains_by_updates: the gain after each budget, shape (n, K), reward units.
-        updates: the budgets, shape (K,), updates, finite and above 0.
-
-    Returns:
-        The law with its constant `c`, no unit; its predictions are means over the K budgets.
-
-    Raises:
-        UserError: a shape or a budget is wrong.
-
-    Example:
-        >>> R, updates = np.array([0.1, 0.2, 0.4, 0.5]), np.array([10.0, 20.0])
-        >>> gains = tilt(R[:, None], np.full((4, 1), 0.06) * updates) - R[:, None]
-        >>> round(saturating(np.full(4, 0.03), R, gains, updates).constants["c"], 6)
-        2.0
+    The rate, shape (n,), is in nats an update, the gains are (n, K); predictions are means over K.
     """
-    rate = _vector("log_odds_rate", log_odds_rate)
-    R = _vector("reward_before", reward_before, len(rate))
-    u = _vector("updates", updates)
+    rate = vector("log_odds_rate", log_odds_rate)
+    R = vector("reward_before", reward_before, len(rate))
+    u = vector("updates", updates)
     fix = "pass the number of updates after which each column of gains was measured"
     valid = bool(u.size and (np.isfinite(u) & (u > 0)).all())
-    _require(valid, "updates", u.tolist(), "one or more finite numbers above 0", fix)
+    require(valid, "updates", u.tolist(), "one or more finite numbers above 0", fix)
     g = np.asarray(gains_by_updates, dtype=np.float64)
     wanted, fix = f"shape {(len(rate), len(u))}", "pass one row a checkpoint, one column a budget"
-    _require(g.shape == (len(rate), len(u)), "gains_by_updates", f"shape {g.shape}", wanted, fix)
+    require(g.shape == (len(rate), len(u)), "gains_by_updates", f"shape {g.shape}", wanted, fix)
     outside = bool(((R < 0) | (R > 1)).any())
-    nothing = _why_undefined(rate, R, g) or ("reward_before outside [0, 1]" if outside else "")
+    nothing = why_undefined(rate, R, g) or ("reward_before outside [0, 1]" if outside else "")
     signal = rate[:, None] * u
 
     def predict(c: float) -> FloatArray:
@@ -197,7 +143,7 @@ def saturating(
 def _law(
     name: str, symbols: tuple[str, ...], fit: Fit, predict: Predict, gains: FloatArray, nothing: str
 ) -> Law:
-    """Fit to all checkpoints and to all but each, unless there is a reason for nothing."""
+    """The fit to all checkpoints, and to all but each, unless there is a reason for nothing."""
     everyone, left_out = np.arange(len(gains)), np.full(len(gains), np.nan)
     found = nothing or fit(everyone)
     if isinstance(found, str):

@@ -1,6 +1,8 @@
-"""How well a predictor ranks checkpoints by their gain, and how sure that ranking is.
+"""How well a predictor ranks checkpoints by their gain, and how sure that ranking (Eq. 31) is.
 
-Letters: n checkpoints, B resamples or draws. What is undefined is NaN, never a number.
+What is undefined is NaN, never a number.
+
+n checkpoints · B resamples or draws
 """
 
 from __future__ import annotations
@@ -84,12 +86,12 @@ def correlate(
         >>> correlate(scores, np.ones(5)).reasons["spearman"]
         'constant input'
     """
-    s = _vector("scores", scores)
-    g = _vector("gains", gains, len(s))
-    r = None if reward_before is None else _vector("reward_before", reward_before, len(s))
-    _require(0 < confidence < 1, "confidence", confidence, "inside (0, 1)", "use the default")
-    _require(resamples > 0, "resamples", resamples, "a whole number above 0", "use the default")
-    nothing = _why_undefined(s, g) or ("constant input" if _constant(s) or _constant(g) else "")
+    s = vector("scores", scores)
+    g = vector("gains", gains, len(s))
+    r = None if reward_before is None else vector("reward_before", reward_before, len(s))
+    require(0 < confidence < 1, "confidence", confidence, "inside (0, 1)", "use the default")
+    require(resamples > 0, "resamples", resamples, "a whole number above 0", "use the default")
+    nothing = why_undefined(s, g) or ("constant input" if is_constant(s) or is_constant(g) else "")
     if nothing:
         fields = ("spearman", "interval", "p_value", "partial_given_reward")
         reasons = dict.fromkeys(fields, nothing)
@@ -114,97 +116,37 @@ def correlate(
 
 
 def regret(scores: FloatArray, gains: FloatArray) -> float:
-    """Say how much gain is lost by training the checkpoint with the highest score.
+    """The gain lost by N*, the argmax of the score (Eq. 31): max_i g_i − g_N*, in reward units.
 
-    max_i g_i − g_N*, with N* the argmax of the score; over tied checkpoints g_N* is their mean.
-
-    Args:
-        scores: the predictor, shape (n,), any unit; a NaN is never chosen.
-        gains: the measured gains, shape (n,), reward units.
-
-    Returns:
-        The regret in reward units, at least 0; NaN if every score or any gain is NaN.
-
-    Raises:
-        UserError: a shape is wrong.
-
-    Example:
-        >>> round(regret(np.array([3.0, np.nan, 1.0]), np.array([0.1, 0.4, 0.0])), 12)
-        0.3
+    Tied checkpoints count with their mean gain, a NaN score is never chosen, a NaN gain gives NaN.
     """
-    s = _vector("scores", scores)
-    g = _vector("gains", gains, len(s))
+    s = vector("scores", scores)
+    g = vector("gains", gains, len(s))
     if np.isnan(s).all():
         return math.nan
     return float(g.max() - g[s == np.nanmax(s)].mean())
 
 
 def z_scores(values: FloatArray) -> FloatArray:
-    """Standardise over checkpoints: z_i = (x_i − mean) / std, with the population std.
-
-    Args:
-        values: one number a checkpoint, shape (n,), any unit.
-
-    Returns:
-        The z-scores, shape (n,), no unit; all NaN if the values are constant or not all finite.
-
-    Raises:
-        UserError: the shape is wrong.
-
-    Example:
-        >>> z_scores(np.array([1.0, 3.0]))
-        array([-1.,  1.])
-    """
-    x = _vector("values", values)
-    if not np.isfinite(x).all() or _constant(x):
+    """(x − mean) / std over checkpoints, population std; all NaN if constant or not all finite."""
+    x = vector("values", values)
+    if not np.isfinite(x).all() or is_constant(x):
         return np.full(x.shape, np.nan)
     return np.asarray((x - x.mean()) / x.std())
 
 
 def z_combination(reward_before: FloatArray, predictor: FloatArray) -> FloatArray:
-    """Add the reward and a predictor on one scale, as the paper does: z(R_before) + z(P).
-
-    Args:
-        reward_before: the rewards before RL, shape (n,), reward units.
-        predictor: the predictor, shape (n,), any unit.
-
-    Returns:
-        The combination, shape (n,), no unit; all NaN if either is constant or not all finite.
-
-    Raises:
-        UserError: a shape is wrong.
-
-    Example:
-        >>> z_combination(np.array([0.2, 0.4]), np.array([5.0, 7.0])).round(12)
-        array([-2.,  2.])
-    """
-    r = _vector("reward_before", reward_before)
-    return z_scores(r) + z_scores(_vector("predictor", predictor, len(r)))
+    """The paper's z(R_before) + z(P), which it holds against the reward after RL (Section 6)."""
+    r = vector("reward_before", reward_before)
+    return z_scores(r) + z_scores(vector("predictor", predictor, len(r)))
 
 
 def best_probability(
     values: FloatArray, standard_errors: FloatArray, *, draws: int = DRAWS, seed: int = 0
 ) -> FloatArray:
-    """Say how likely each checkpoint is to be truly the best, given the errors of its prediction.
+    """P(x_i + e_i = max_j (x_j + e_j)), e_j ~ N(0, se_j²), simulated; m tied count 1/m each.
 
-    P(x_i + e_i = max_j (x_j + e_j)) with independent e_j ~ N(0, se_j²), by simulation; a tie counts
-    1/m to each of m.
-
-    Args:
-        values: the predictions, shape (n,), any unit; a NaN is never the best.
-        standard_errors: their standard errors, shape (n,), the same unit; NaN counts as 0.
-        draws: of all n errors.
-        seed: of the draws.
-
-    Returns:
-        The probabilities, shape (n,), with sum 1; all NaN if every value is NaN.
-
-    Raises:
-        UserError: a shape or the number of draws is wrong, or a standard error is below 0.
-
-    Example:
-        >>> best_probability(np.array([1.0, 3.0, 3.0]), np.zeros(3))
-        array([0. , 0.5, 0.5])
+    A NaN value is never the best, a NaN standard error counts as 0; all NaN if every value is.
     """
     drawn_Bn = _draws(values, standard_errors, draws, seed)
     if np.isnan(values).all():
@@ -221,69 +163,52 @@ def rank_intervals(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> FloatArray:
-    """Bound each checkpoint's rank (1 = best), given the errors of its prediction.
+    """Lowest and highest rank (1 = best, ties by mid-ranks), shape (n, 2); NaN where the value is.
 
     The (1 ± confidence)/2 quantiles of rank(x_i + e_i), from the draws of `best_probability`.
-
-    Args:
-        values: the predictions, shape (n,), any unit; a NaN ranks last.
-        standard_errors: their standard errors, shape (n,), the same unit; NaN counts as 0.
-        confidence: the level of the intervals, inside (0, 1).
-        draws: of all n errors.
-        seed: of the draws.
-
-    Returns:
-        The lowest and highest rank, shape (n, 2), ties by mid-ranks; NaN where the value is.
-
-    Raises:
-        UserError: the confidence is wrong, or as for `best_probability`.
-
-    Example:
-        >>> rank_intervals(np.array([1.0, 3.0, 2.0]), np.zeros(3))
-        array([[3., 3.],
-               [1., 1.],
-               [2., 2.]])
     """
-    _require(0 < confidence < 1, "confidence", confidence, "inside (0, 1)", "use the default")
+    require(0 < confidence < 1, "confidence", confidence, "inside (0, 1)", "use the default")
     ranks_Bn = stats.rankdata(-_draws(values, standard_errors, draws, seed), axis=1)
     levels = [(1 - confidence) / 2, (1 + confidence) / 2]
     intervals = np.quantile(ranks_Bn, levels, axis=0, method="inverted_cdf").T
     return np.where(np.isnan(values)[:, None], np.nan, intervals)
 
 
-def _vector(argument: str, values: FloatArray, length: int | None = None) -> FloatArray:
-    """Return values in float64, refusing all but one number a checkpoint."""
-    vector = np.asarray(values, dtype=np.float64)
-    fits = vector.ndim == 1 and length in (None, len(vector))
+def vector(argument: str, values: FloatArray, length: int | None = None) -> FloatArray:
+    """Values in float64, shape (n,); any other shape is refused."""
+    array = np.asarray(values, dtype=np.float64)
+    fits = array.ndim == 1 and length in (None, len(array))
     wanted = "shape (n,)" if length is None else f"shape ({length},)"
     fix = "pass one number a checkpoint, in the same order throughout"
-    _require(fits, argument, f"shape {vector.shape}", wanted, fix)
-    return vector
+    require(fits, argument, f"shape {array.shape}", wanted, fix)
+    return array
 
 
-def _require(holds: bool, argument: str, got: object, wanted: str, fix: str) -> None:
+def require(holds: bool, argument: str, got: object, wanted: str, fix: str) -> None:
+    """Raise the `UserError` unless the condition holds."""
     if not holds:
         raise UserError(argument, str(got), wanted, fix)
 
 
-def _why_undefined(*arrays: FloatArray) -> str:
-    """Say why arrays with the checkpoints along the first axis allow no estimate, or ""."""
+def why_undefined(*arrays: FloatArray) -> str:
+    """Why arrays with the checkpoints along the first axis allow no estimate, "" if they do."""
     if any(len(array) < MIN_CHECKPOINTS for array in arrays):
         return f"fewer than {MIN_CHECKPOINTS} checkpoints"
     return "" if all(np.isfinite(array).all() for array in arrays) else "non-finite input"
 
 
-def _constant(vector: FloatArray) -> bool:
-    return np.unique(vector).size < 2
+def is_constant(values: FloatArray) -> bool:
+    """Whether there are fewer than two different values."""
+    return np.unique(values).size < 2
 
 
 def _centred_ranks(values: FloatArray, axis: int = -1) -> FloatArray:
-    """Return twice the mid-ranks minus twice their mean: whole numbers, so sums are exact."""
+    """Twice the mid-ranks minus twice their mean: whole numbers, so sums are exact."""
     return np.asarray(2 * stats.rankdata(values, axis=axis) - (values.shape[axis] + 1))
 
 
 def _rank_correlation(x: FloatArray, y: FloatArray, axis: int = -1) -> FloatArray:
-    """Return Spearman's ρ along an axis, NaN where x or y is constant."""
+    """Spearman's ρ along an axis, NaN where x or y is constant."""
     u, v = _centred_ranks(x, axis), _centred_ranks(y, axis)
     norm = np.asarray(np.sqrt(np.sum(u * u, axis=axis) * np.sum(v * v, axis=axis)))
     rho = np.full(norm.shape, np.nan)
@@ -294,7 +219,7 @@ def _rank_correlation(x: FloatArray, y: FloatArray, axis: int = -1) -> FloatArra
 def _interval(
     u: FloatArray, v: FloatArray, confidence: float, resamples: int, rng: np.random.Generator
 ) -> tuple[tuple[float, float], dict[str, str]]:
-    """Return the bootstrap interval of ρ, and the reasons for what is undefined or dropped."""
+    """The bootstrap interval of ρ, and the reasons for what is undefined or dropped."""
     # Percentile, not BCa: BCa gives nothing where one resample is constant or ρ is near ±1, and
     # covers no better (0.94 to 0.98 for 0.95, both, at n = 8, 20, 50 and three correlations).
     with warnings.catch_warnings():
@@ -313,15 +238,15 @@ def _interval(
     if dropped > MAX_CONSTANT_RESAMPLES * resamples:
         return (math.nan, math.nan), {"interval": f"{dropped} of {resamples} resamples constant"}
     reasons = {"resamples": f"dropped {dropped} constant of {resamples}"} if dropped else {}
-    if _constant(defined_B):
+    if is_constant(defined_B):
         return (math.nan, math.nan), reasons | {"interval": "every resample has the same ρ"}
     low, high = np.quantile(defined_B, [(1 - confidence) / 2, (1 + confidence) / 2])
     return (float(low), float(high)), reasons
 
 
 def _partial(s: FloatArray, g: FloatArray, r: FloatArray) -> Estimate:
-    """Return the partial ρ of s and g given r, in whole numbers up to the last division."""
-    nothing = _why_undefined(r) or ("constant reward_before" if _constant(r) else "")
+    """The partial ρ of s and g given r, in whole numbers up to the last division."""
+    nothing = why_undefined(r) or ("constant reward_before" if is_constant(r) else "")
     if nothing:
         return Estimate(math.nan, nothing)
     ranks = np.stack([_centred_ranks(s), _centred_ranks(g), _centred_ranks(r)]).astype(np.int64)
@@ -334,13 +259,13 @@ def _partial(s: FloatArray, g: FloatArray, r: FloatArray) -> Estimate:
 
 
 def _draws(values: FloatArray, standard_errors: FloatArray, draws: int, seed: int) -> FloatArray:
-    """Draw the true values, shape (draws, n); an undefined value is drawn as -inf."""
-    x = _vector("values", values)
-    errors = _vector("standard_errors", standard_errors, len(x))
+    """Simulated true values, shape (draws, n); an undefined value is drawn as -inf."""
+    x = vector("values", values)
+    errors = vector("standard_errors", standard_errors, len(x))
     errors = np.where(np.isnan(errors), 0.0, errors)
-    _require(draws > 0, "draws", draws, "a whole number above 0", "use the default")
+    require(draws > 0, "draws", draws, "a whole number above 0", "use the default")
     valid = bool((np.isfinite(errors) & (errors >= 0)).all())
     wanted, fix = "finite numbers of at least 0, or NaN", "pass the square roots of the variances"
-    _require(valid, "standard_errors", errors.tolist(), wanted, fix)
+    require(valid, "standard_errors", errors.tolist(), wanted, fix)
     noise_Bn = np.random.default_rng(seed).standard_normal((draws, len(x)))
     return np.asarray(np.where(np.isnan(x), -np.inf, x) + errors * noise_Bn)
