@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def to_json(value: Any) -> str:
     """JSON with NaN and infinities as null, as the JSON standard asks."""
-    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
 
 
 def check_folder(argument: str, folder: Path) -> Path:
@@ -52,13 +52,14 @@ def check_folder(argument: str, folder: Path) -> Path:
     return folder
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value in what JSON has: arrays as lists, NaN and infinities as null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

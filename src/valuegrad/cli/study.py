@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +49,7 @@ def study(
     """
     from valuegrad.cli.tables import predictor_table, study_table
     from valuegrad.report.files import write_study
+    from valuegrad.study.result import study_document
     from valuegrad.study.run import run_study
     from valuegrad.study.summary import summarise
 
@@ -58,13 +60,15 @@ def study(
     measurements = ("score",) if no_train else ("score", "train")
     with workplace(common, out) as (folder, resources):
         outcome = run_study(loaded, folder, measurements=measurements, resources=resources)
-    document = write_study(out, summarise(loaded, outcome), outcome)
-    shown: list[Any] = [study_table(document)]
-    if document["trained"]:
-        reasons = [p["reasons"].get("spearman") for p in document["predictors"].values()]
+    result = summarise(loaded, outcome)
+    paths = write_study(out, result, outcome)
+    shown: list[Any] = [study_table(result)]
+    if result.trained:
+        reasons = [p.reasons.get("spearman") for p in result.predictors.values()]
         none = f"No correlations: {reasons[0]}" if all(reasons) else ""
-        shown.append(none or predictor_table(document))
-    answer(common, document, *shown, paths=[_page(document)])
+        shown.append(none or predictor_table(result))
+    document = {**study_document(result), "paths": asdict(paths)}
+    answer(common, document, *shown, paths=[_page(paths.report)])
     return left_out(outcome, out)
 
 
@@ -115,7 +119,7 @@ def score(
     return left_out(outcome, common.out)
 
 
-def _verdict(ranking: Sequence[dict[str, Any]]) -> str:
+def _verdict(ranking: Sequence[Mapping[str, Any]]) -> str:
     """What a ranking says, and no more."""
     best = ranking[0]
     if not (best["probe_step"] or 0) > 0:
@@ -190,12 +194,12 @@ def report(
     """
     from valuegrad.report.files import rebuild_report
 
-    document = rebuild_report(folder)
-    deliver(common, "report", document["paths"], paths=[_page(document)])
+    paths = rebuild_report(folder)
+    deliver(common, "report", asdict(paths), paths=[_page(paths.report)])
 
 
-def _page(document: Mapping[str, Any]) -> str:
-    return f"Open {Path(document['paths']['report']).resolve().as_uri()}"
+def _page(report: str) -> str:
+    return f"Open {Path(report).resolve().as_uri()}"
 
 
 @contextmanager

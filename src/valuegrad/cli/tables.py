@@ -10,7 +10,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from valuegrad.report.findings import sorted_predictors
 from valuegrad.report.trace_text import shown, site_label
+from valuegrad.study.result import StudyResult
 from valuegrad.theory.statement import Statement
 from valuegrad.theory.trace import Trace
 
@@ -19,29 +21,14 @@ TABLE_ROWS = 40  # tokens of a trace that are read in one sitting
 
 
 def score_table(scores: Sequence[Row]) -> Table:
-    """The scores in order of rank, with the standard error of the prediction.
-
-    Args:
-        scores: the objects of ``valuegrad score --json``, best first.
-
-    Returns:
-        A table to print.
-    """
-    # What fits 80 columns whole; the JSON holds everything.
+    """Scores, best first, with the standard error of the prediction: what fits 80 columns."""
     columns = ("reward_before", "probe_step", "±", "headroom", "p_alignment")
     rows = [{**s, "±": s["standard_errors"].get("probe_step")} for s in scores]
     return table(("rank", "label", *columns), [{"rank": i, **r} for i, r in enumerate(rows, 1)])
 
 
 def train_table(runs: Sequence[Row]) -> Table:
-    """The rewards before and after each budget, and their means where there are several seeds.
-
-    Args:
-        runs: the objects of ``valuegrad train --json``.
-
-    Returns:
-        A table to print; ± is the standard deviation of the gain over seeds.
-    """
+    """Rewards before and after each budget; of several seeds their mean and deviation as well."""
     columns = ["label", "seed", "updates", "reward_before", "reward_after", "gain"]
     groups: dict[tuple[str, int], list[Row]] = {}
     for run in runs:
@@ -62,55 +49,37 @@ def _mean(runs: Sequence[Row]) -> Row:
     return {**runs[0], **means, "seed": "mean", "±": deviation}
 
 
-def study_table(document: Row) -> Table:
-    """The checkpoints in order of predicted gain, with the measured gain where there is one.
-
-    Args:
-        document: the document of ``valuegrad study``.
-
-    Returns:
-        A table to print.
-    """
-    by_name = {c["checkpoint"]: c for c in document["checkpoints"]}
+def study_table(result: StudyResult) -> Table:
+    """The checkpoints in order of predicted gain, with the measured gain where there is one."""
+    by_name = {found.checkpoint: found for found in result.checkpoints}
     columns = ["rank", "label", "reward_before", "probe_step", "P(best)"]
-    columns += ["gain_mean", "gain_deviation"] if document["trained"] else []
+    columns += ["gain_mean", "gain_deviation"] if result.trained else []
+    ranking = zip(result.ranking, result.best_probability, strict=True)
     rows = [
-        {"rank": i, "P(best)": probability, **by_name[name]}
-        for i, (name, probability) in enumerate(
-            zip(document["ranking"], document["best_probability"], strict=True), 1
-        )
+        {"rank": i, "P(best)": chance, **by_name[name].score, **vars(by_name[name])}
+        for i, (name, chance) in enumerate(ranking, 1)
     ]
     return table(columns, rows)
 
 
-def predictor_table(document: Row) -> Table:
-    """Every predictor's rank correlation with the gain, highest first.
-
-    Args:
-        document: the document of a study that ran RL.
-
-    Returns:
-        A table to print.
-    """
-    found = [{"predictor": name, **values} for name, values in document["predictors"].items()]
-    for row in found:
-        row["interval"] = " … ".join(map(_text, row["spearman_gain_interval"]))
-        row["partial"] = row["partial_given_reward"]
-    found.sort(key=lambda row: -math.inf if row["spearman_gain"] is None else row["spearman_gain"])
-    # Short enough for 80 columns; the page and the JSON say the names in full.
+def predictor_table(result: StudyResult) -> Table:
+    """Every predictor's rank correlation with the gain, highest first."""
+    # Names short enough for 80 columns; the page and the JSON write them in full.
     columns = ("predictor", "spearman_gain", "interval", "p_value", "partial", "regret")
-    return table(columns, found[::-1])
+    rows = [
+        {
+            "predictor": name,
+            **vars(found),
+            "interval": " … ".join(map(_text, found.spearman_gain_interval)),
+            "partial": found.partial_given_reward,
+        }
+        for name, found in sorted_predictors(result).items()
+    ]
+    return table(columns, rows)
 
 
 def verify_table(statements: Sequence[Statement]) -> Table:
-    """Both sides of every statement, and whether it holds.
-
-    Args:
-        statements: from `verify`.
-
-    Returns:
-        A table to print.
-    """
+    """Both sides of every statement, and whether it holds."""
     result = Table(box=None, header_style="bold", pad_edge=False)
     result.add_column("statement", ratio=1)
     result.add_column("source", max_width=13)
@@ -118,31 +87,20 @@ def verify_table(statements: Sequence[Statement]) -> Table:
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("holds", no_wrap=True)
     for statement in statements:
-        paper = statement.form == "paper"
-        if statement.holds:
-            verdict = "[green]yes[/green]"
-        else:
-            verdict = "[yellow]no (paper)[/yellow]" if paper else "[bold red]NO[/bold red]"
+        fails = "[yellow]no (paper)[/]" if statement.form == "paper" else "[bold red]NO[/]"
         result.add_row(
             escape(statement.name),
             escape(statement.source),
             _text(statement.left),
             _text(statement.right),
             f"{statement.error:.0e}" if statement.relation == "=" else "",
-            verdict,
+            "[green]yes[/]" if statement.holds else fails,
         )
     return result
 
 
 def bound_table(summary: Row) -> Table:
-    """The medians of gap and bounds by checkpoint.
-
-    Args:
-        summary: from `summarise_bounds`.
-
-    Returns:
-        A table to print.
-    """
+    """The medians of gap and bounds by checkpoint."""
     columns = ("checkpoint", "entropy", "gap", "bound_linear", "bound_paper", "tighter")
     rows = [
         {**row, "checkpoint": str(row["checkpoint"]).rsplit("/", 1)[-1]}
@@ -152,14 +110,10 @@ def bound_table(summary: Row) -> Table:
 
 
 def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
-    """Every token's share of the credit at some sites, in percent.
+    """The percentage of the credit at some sites that goes to each token.
 
-    Args:
-        trace: from `trace`.
-        rows: the most tokens shown; those with the most credit at the middle site are.
-
-    Returns:
-        A table to print; `transported` is the transport share at the middle site.
+    Of more than `rows` tokens those with the most credit at the middle site are shown;
+    ``transported`` is the transport share there.
     """
     chosen, middle = table_sites(trace), trace.middle
     order = trace.total[middle].argsort(descending=True, stable=True).tolist()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,99 +13,66 @@ import pyarrow.parquet as pq
 from valuegrad.errors import UserError
 from valuegrad.files import to_json, write_atomically
 from valuegrad.report.page import draw, write_report
-from valuegrad.report.readiness_figures import readiness
+from valuegrad.report.readiness_figure import readiness
+from valuegrad.study.result import StudyResult, study_document, study_result
 from valuegrad.study.run import Outcome
 
 SUMMARY = "study.json"
 PROMPTS = "prompts.parquet"
 READINESS = "readiness.parquet"
+COLUMNS = ["checkpoint", "prompt", "verdict", "readiness", "reward", "signal", "headroom"]
+"""The columns of ``readiness.parquet``, where the prompts that can teach most come first."""
 
 
-def write_study(folder: Path, document: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """Write ``study.json``, ``prompts.parquet``, ``readiness.parquet``, the figures and the page.
+@dataclass(frozen=True)
+class StudyPaths:
+    """Where a study's files lie."""
 
-    Args:
-        folder: the study folder.
-        document: from `summarise`.
-        outcome: the records behind it.
+    report: str
+    figures: list[str]
+    records: str
+    prompts: str
+    readiness: str
 
-    Returns:
-        The document as JSON values, with the paths of what was written.
 
-    Raises:
-        RunError: the disk is full or not writable.
-    """
+def write_study(folder: Path, result: StudyResult, outcome: Outcome) -> StudyPaths:
+    """Write ``study.json``, the per-prompt rows, the figures and the page."""
     write_prompts(folder, outcome)
-    plain = json.loads(to_json(document))
-    write_atomically(folder / SUMMARY, to_json(plain))
-    return _with_report(folder, plain)
+    write_atomically(folder / SUMMARY, to_json(study_document(result)))
+    return _with_report(folder, result)
 
 
-def rebuild_report(folder: Path) -> dict[str, Any]:
-    """Make figures and page anew from a study's summary.
-
-    Args:
-        folder: the study folder.
-
-    Returns:
-        The study's document with the paths.
-
-    Raises:
-        UserError: no summary in the folder, or a damaged one.
-    """
+def rebuild_report(folder: Path) -> StudyPaths:
+    """Make figures and page anew from ``study.json``; UserError if that cannot be read."""
     path = folder / SUMMARY
     if not path.is_file():
-        raise UserError(
-            "STUDY_DIR",
-            f"{folder}, which has no {SUMMARY}",
-            "the folder of a study",
-            "run `valuegrad study` with --out and name that folder",
-        )
+        got, fix = f"{folder}, which has no {SUMMARY}", "name one that `valuegrad study` wrote"
+        raise UserError("STUDY_DIR", got, "the folder of a study", fix)
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        return _with_report(folder, study_result(json.loads(path.read_text("utf-8"))))
+    except (ValueError, KeyError) as error:
         raise UserError(
             str(path),
-            f"a damaged file ({error})",
+            f"a damaged file, or one of another version ({error})",
             "what `valuegrad study` wrote",
             "run the study again: its records are kept",
         ) from error
-    return _with_report(folder, document)
 
 
-def write_score(folder: Path, document: Mapping[str, Any], outcome: Outcome) -> None:
-    """Write the per-prompt rows of scores, and the figure of which prompts are ready.
-
-    Rows that are there of other checkpoints stay: scores of one folder may come one by one.
-
-    Args:
-        folder: of the records.
-        document: from `summarise`.
-        outcome: the records behind it.
-
-    Raises:
-        RunError: the disk is full or not writable.
-    """
+def write_score(folder: Path, result: StudyResult, outcome: Outcome) -> None:
+    """Write the per-prompt rows of scores, beside those that are there, and which are ready."""
     write_prompts(folder, outcome, keep=True)
-    draw(readiness(json.loads(to_json(document))), folder, "readiness")
+    draw(readiness(result), folder, "readiness")
 
 
 def write_prompts(folder: Path, outcome: Outcome, *, keep: bool = False) -> None:
-    """Write one row a checkpoint and held-out prompt: every measurement, and which to train on.
-
-    Args:
-        folder: of the records.
-        outcome: the records behind the rows.
-        keep: whether rows of checkpoints that are not in the outcome stay.
-    """
+    """Write a row a checkpoint and held-out prompt; `keep` leaves those of other checkpoints."""
     every, ready = [], []
     for measured in outcome.measured:
         if rows := measured.score.get("rows"):
-            whole = pa.table(
-                {"checkpoint": [measured.checkpoint.name] * len(rows["prompt"]), **rows}
-            )
-            every.append(whole)
-            ready.append(_by_readiness(whole))
+            names = [measured.checkpoint.name] * len(rows["prompt"])
+            every.append(pa.table({"checkpoint": names, **rows}))
+            ready.append(every[-1].select(COLUMNS).sort_by([("readiness", "descending")]))
     for name, tables in ((PROMPTS, every), (READINESS, ready)):
         if tables:
             whole = pa.concat_tables(tables)
@@ -128,19 +94,12 @@ def _with_others(path: Path, rows: pa.Table) -> pa.Table:
         return rows  # Damaged, or another program's; the records behind it are kept.
 
 
-def _by_readiness(rows: pa.Table) -> pa.Table:
-    """The prompts of a checkpoint, those with the most signal × headroom first."""
-    names = ["checkpoint", "prompt", "verdict", "readiness", "reward", "signal", "headroom"]
-    return rows.select(names).sort_by([("readiness", "descending")])
-
-
-def _with_report(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
-    written = write_report(document, folder)
-    document["paths"] = {
-        "report": str(folder / written["report"]),
-        "figures": [str(folder / name) for name in written["figures"]],
-        "records": str(folder / "records"),
-        "prompts": str(folder / PROMPTS),
-        "readiness": str(folder / READINESS),
-    }
-    return document
+def _with_report(folder: Path, result: StudyResult) -> StudyPaths:
+    figures = write_report(result, folder)
+    return StudyPaths(
+        report=str(folder / "report.html"),
+        figures=[str(folder / name) for name in figures],
+        records=str(folder / "records"),
+        prompts=str(folder / PROMPTS),
+        readiness=str(folder / READINESS),
+    )

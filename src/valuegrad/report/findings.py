@@ -1,120 +1,90 @@
-"""What a study found, read off its document: the prediction, the ranks, the best checkpoint.
+"""What a study found, read off its result: the prediction, the best checkpoint, the reasons.
 
-A document is ``study.json`` as read from disk: plain values, None where something is undefined.
+n checkpoints
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Any
 
-Document = dict[str, Any]
+import numpy as np
+
+from valuegrad.study.predictors import column
+from valuegrad.study.result import CheckpointResult, PredictorResult, StudyResult
+from valuegrad.study.statistics import FloatArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predicted gains in reward units, one a checkpoint in the document's order.
+    """Predicted gains (n,) in reward units, and the law they come from.
 
-    Attributes:
-        gains: the predictions, None where undefined.
-        law: the law that made them, each without the checkpoint it is for; "" where no law could
-            be fitted and the predictor itself, a reward change, is the prediction.
-        error: the law's leave-one-out error in reward units, None without a law.
+    Each is made without the checkpoint it is for. Where no law could be fitted `law` is "", `error`
+    NaN, and the predictor itself, a reward change, is the prediction.
     """
 
-    gains: tuple[float | None, ...]
+    gains: FloatArray
     law: str
-    error: float | None
+    error: float
 
 
-def prediction(document: Document) -> Prediction:
-    """Predict every checkpoint's gain from the predictor that the ranking goes by.
-
-    Args:
-        document: of a study.
-
-    Returns:
-        The left-out predictions of its law with the lowest leave-one-out error; the predictor
-        itself where RL was not run or no law has an error.
-    """
+def prediction(result: StudyResult) -> Prediction:
+    """Predict by the law of the ranking's predictor with the lowest leave-one-out error."""
     laws = [
-        (law["leave_one_out_error"], name)
-        for name, law in document["laws"].items()
-        if name.endswith(f"({document['ranked_by']})") and law["leave_one_out_error"] is not None
+        (law.leave_one_out_error, name)
+        for name, law in result.laws.items()
+        if name.endswith(f"({result.ranked_by})") and not math.isnan(law.leave_one_out_error)
     ]
     if not laws:
-        return Prediction(column(document, document["ranked_by"]), "", None)
+        return Prediction(measurements(result, result.ranked_by), "", math.nan)
     error, name = min(laws)
-    return Prediction(tuple(document["laws"][name]["left_out"]), name, error)
+    return Prediction(np.array(result.laws[name].left_out), name, error)
 
 
-def column(document: Document, name: str) -> tuple[Any, ...]:
-    """Read one measurement of all checkpoints, in the document's order; None where undefined."""
-    return tuple(checkpoint.get(name) for checkpoint in document["checkpoints"])
+def measurements(result: StudyResult, name: str) -> FloatArray:
+    """One number of every checkpoint's score, (n,), in the result's order."""
+    return column([checkpoint.score for checkpoint in result.checkpoints], name)
 
 
-def ranked(document: Document) -> list[int]:
-    """Place the ranking's checkpoints in the document's order: the predicted best first."""
-    places = {c["checkpoint"]: i for i, c in enumerate(document["checkpoints"])}
-    return [places[name] for name in document["ranking"]]
+def mean_gains(result: StudyResult) -> FloatArray:
+    """The measured mean gains, (n,); all NaN where RL was not run."""
+    return np.array([checkpoint.gain_mean for checkpoint in result.checkpoints])
 
 
-def ranks(values: Sequence[float | None]) -> list[float | None]:
-    """Rank values from the highest, 1, down; ties share their mean rank.
-
-    Args:
-        values: any numbers, None where undefined.
-
-    Returns:
-        The ranks in the same order, None where the value is.
-
-    Example:
-        >>> ranks([0.5, None, 0.9, 0.5])
-        [2.5, None, 1.0, 2.5]
-    """
-    known = [value for value in values if value is not None]
-    return [
-        None
-        if value is None
-        else sum(other > value for other in known) + (known.count(value) + 1) / 2
-        for value in values
-    ]
+def ranked(result: StudyResult) -> list[int]:
+    """Where the ranking's checkpoints stand in the result: the predicted best first."""
+    places = {found.checkpoint: i for i, found in enumerate(result.checkpoints)}
+    return [places[name] for name in result.ranking]
 
 
-def sorted_predictors(document: Document) -> dict[str, dict[str, Any]]:
-    """Sort a document's predictors by correlation with the gain, undefined ones last.
-
-    Args:
-        document: of a study that ran RL.
-
-    Returns:
-        The entries of ``predictors``; of equal ones the one that the ranking goes by comes first.
-    """
-
-    def key(item: tuple[str, dict[str, Any]]) -> tuple[float, bool]:
-        rho = item[1]["spearman_gain"]
-        return (2.0 if rho is None else -rho, item[0] != document["ranked_by"])
-
-    return dict(sorted(document["predictors"].items(), key=key))
+def chosen(result: StudyResult) -> CheckpointResult:
+    """The checkpoint that is predicted to gain most."""
+    return result.checkpoints[ranked(result)[0]]
 
 
-def best_measured(document: Document) -> int | None:
-    """Find the checkpoint with the highest measured mean gain; None where none is defined."""
-    gains = column(document, "gain_mean")
-    known = [(gain, -place) for place, gain in enumerate(gains) if gain is not None]
-    return -max(known)[1] if known else None
+def best_measured(result: StudyResult) -> int | None:
+    """Where the checkpoint with the highest mean gain stands; None where no gain is defined."""
+    gains = mean_gains(result)
+    return None if np.isnan(gains).all() else int(np.nanargmax(gains))
 
 
-def seed_range(checkpoint: Document) -> tuple[float | None, float | None]:
-    """Give the lowest and highest gain of a seed, the mean over budgets; None where undefined."""
-    if not checkpoint.get("gains") or any(None in seed for seed in checkpoint["gains"]):
-        return None, None
-    means = [sum(seed) / len(seed) for seed in checkpoint["gains"]]
-    return min(means), max(means)
+def sorted_predictors(result: StudyResult) -> dict[str, PredictorResult]:
+    """By correlation with the gain, undefined ones last, the ranking's own first of equals."""
+
+    def key(item: tuple[str, PredictorResult]) -> tuple[float, bool]:
+        rho = item[1].spearman_gain
+        return (2.0 if math.isnan(rho) else -rho, item[0] != result.ranked_by)
+
+    return dict(sorted(result.predictors.items(), key=key))
 
 
-def why_undefined(reasons: dict[str, str], *fields: str) -> str:
-    """Say why a value is undefined, from the reasons recorded beside it."""
+def seed_range(checkpoint: CheckpointResult) -> tuple[float, float]:
+    """Lowest and highest gain of a seed, the mean over numbers of updates; NaN where undefined."""
+    means = [sum(seed) / len(seed) for seed in checkpoint.gains] or [math.nan]
+    return float(np.min(means)), float(np.max(means))
+
+
+def reason(reasons: dict[str, str], *fields: str) -> str:
+    """Why a value is undefined, from the reasons recorded beside it."""
     found = [reasons[name] for name in fields if reasons.get(name)]
     return found[0] if found else "a value that it is made from is undefined"

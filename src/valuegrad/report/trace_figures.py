@@ -1,15 +1,17 @@
-"""Where the credit of one completion goes: heat maps of costates, tokens by sites."""
+"""Where the credit of one completion goes: heat maps of costates (Def. 2), tokens by sites."""
 
 from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import altair as alt
 from altair.typing import ChartType
 
-from valuegrad.report.theme import CHOSEN, INK, WIDTH, drawn, number, share, small_title
+from valuegrad.report.numbers import number, share
+from valuegrad.report.theme import CHOSEN, INK, WIDTH, drawn, small_title, titled
 from valuegrad.report.trace_text import finding, shown, site_label
 from valuegrad.theory.trace import Trace
 
@@ -28,6 +30,12 @@ TOOLTIP = {
     "of_site": "share of the site's credit",
     "transport": "transported / total",
 }
+SUBTITLE = [
+    "Colour: the size of a costate over the sum of all at its site (a row); white: none. "
+    "Blue: the completion.",
+    "A position has read its token and scores the next; the last scores none. Right: the sum "
+    "of a row, and its two parts.",
+]
 MONOSPACE = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 SIDES = 130  # pixels that the names of the sites and the numbers beside their rows take
 WIDEST, HIGHEST, LOWEST = 44, 20, 7  # pixels of a cell
@@ -37,42 +45,20 @@ LINE, CHARACTER = 11, 7  # pixels that a label and a character of it take
 
 
 def trace_chart(trace: Trace) -> ChartType:
-    """Draw total, immediate and transported costates on one colour scale.
+    """Total, immediate and transported costates on one colour scale, sites from the input up.
 
     A cell's colour is its size over the sum of the totals at its site, since sizes at different
     sites differ by orders of magnitude; the colour follows the square root, or the many small
     shares of a long prompt would all look like none.
-
-    Args:
-        trace: from `trace`.
-
-    Returns:
-        Three panels above each other, tokens across and sites from the input up.
     """
     rows = _rows(trace)
-    largest = max((row[_share(name)] for row in rows for name in PANELS), default=1.0)
+    largest = max((row[f"{name}_share"] for row in rows for name in PANELS), default=1.0)
     panels = [_panel(trace, rows, name, largest) for name in PANELS]
-    subtitle = [
-        "Colour: the size of a costate over the sum of all at its site (a row); white: none. "
-        "Blue: the completion.",
-        "A position has read its token and scores the next; the last scores none. Right: the sum "
-        "of a row, and its two parts.",
-    ]
-    return alt.vconcat(*panels, spacing=12).properties(
-        title=alt.Title(finding(trace), subtitle=subtitle)
-    )
+    return titled(alt.vconcat(*panels, spacing=12), finding(trace), SUBTITLE)
 
 
 def label_positions(trace: Trace, cell: float) -> list[int]:
-    """Choose the tokens that are named under a figure: as many as fit, most credit first.
-
-    Args:
-        trace: from `trace`.
-        cell: pixels of a column.
-
-    Returns:
-        Their positions in order.
-    """
+    """Which tokens are named under columns of `cell` pixels: as many as fit, most credit first."""
     gap = math.ceil(LINE / cell)
     credit = trace.credit_share.nan_to_num().sum(0)
     named: list[int] = []
@@ -89,8 +75,8 @@ def _rows(trace: Trace) -> list[dict[str, Any]]:
     parts = {name: getattr(trace, name).tolist() for name in PANELS}
     rows = []
     for s, site in enumerate(trace.sites):
-        for token in trace.tokens[:-1]:
-            i, scored = token.position, trace.tokens[token.position + 1]
+        for token, scored in pairwise(trace.tokens):
+            i, where = token.position, "completion" if token.in_completion else "prompt"
             sizes = {name: parts[name][s][i] for name in PANELS}
             if not sizes["total"] > 0:
                 continue
@@ -98,12 +84,12 @@ def _rows(trace: Trace) -> list[dict[str, Any]]:
                 {
                     "position": i,
                     "site": site_label(site),
-                    "token": f"{texts[i]} ({i}, {'completion' if token.in_completion else 'prompt'})",
+                    "token": f"{texts[i]} ({i}, {where})",
                     "scores": f"{texts[i + 1]} at {number(scored.logp)} nats",
                     **{name: number(size) for name, size in sizes.items()},
                     "of_site": f"{_part(sizes['total'], sums[s]):.2%}",
                     "transport": f"{_part(sizes['transported'], sizes['total']):.0%}",
-                    **{_share(name): _part(size, sums[s]) for name, size in sizes.items()},
+                    **{f"{name}_share": _part(size, sums[s]) for name, size in sizes.items()},
                 }
             )
     return rows
@@ -119,12 +105,15 @@ def _panel(trace: Trace, rows: list[dict[str, Any]], name: str, largest: float) 
     cell = min(float(WIDEST), (WIDTH - SIDES) / count)
     height = max(LOWEST, min(HIGHEST, TALLEST / len(trace.sites)))
     sites = [site_label(site) for site in reversed(trace.sites)]
-    named = _named(sites, math.ceil(LINE / height))
+    # As many sites are named as fit, both ends among them.
+    named = sites[:: -math.ceil(LINE / height)]
+    named = named if named[-1] == sites[0] else [*named[:-1], sites[0]]
+    start = next(token.position for token in trace.tokens if token.in_completion)
     x = alt.X(
         "position:O",
         title="token",
         scale=alt.Scale(domain=list(range(count)), paddingInner=0.04 if cell > 8 else 0),
-        axis=_token_axis(trace, cell) if last else None,
+        axis=_token_axis(trace, cell, start) if last else None,
     )
     y = alt.Y(
         "site:O",
@@ -134,20 +123,18 @@ def _panel(trace: Trace, rows: list[dict[str, Any]], name: str, largest: float) 
     )
     cells = (
         drawn(rows, TOOLTIP)
-        .transform_filter(f"datum.{_share(name)} > 0")
+        .transform_filter(f"datum.{name}_share > 0")
         # Nobody listens to a thousand cells, and they would make the SVG ten times as large.
         .mark_rect(aria=False)
         .encode(x=x, y=y, color=_colour(name, largest))
     )
-    start = next(token.position for token in trace.tokens if token.in_completion)
     line = (
         drawn([{"position": start}])
         .mark_rule(color=CHOSEN, strokeWidth=1.5, xOffset=-0.5)
         .encode(x=alt.X("position:O", bandPosition=0))
     )
-    sums = [row for row in _sums(trace, name) if row["site"] in named]
     beside = (
-        drawn(sums)
+        drawn([row for row in _sums(trace, name) if row["site"] in named])
         .mark_text(align="left", baseline="middle", color=INK, fontSize=11)
         .encode(x=alt.value(cell * count + 8), y="site:O", text="text:N")
     )
@@ -156,24 +143,17 @@ def _panel(trace: Trace, rows: list[dict[str, Any]], name: str, largest: float) 
     )
 
 
-def _named(sites: list[str], step: int) -> list[str]:
-    """As many as there is room for, both ends among them."""
-    named = sites[::-step]
-    return named if named[-1] == sites[0] else [*named[:-1], sites[0]]
-
-
-def _token_axis(trace: Trace, cell: float) -> alt.Axis:
+def _token_axis(trace: Trace, cell: float, start: int) -> alt.Axis:
     texts = [shown(token.text) for token in trace.tokens]
-    start = next(token.position for token in trace.tokens if token.in_completion)
     flat = max(map(len, texts)) * CHARACTER + 4 <= cell
-    here = f"datum.value >= {start}"
+    colour = alt.condition(f"datum.value >= {start}", alt.value(CHOSEN), alt.value(INK))
     return alt.Axis(
         values=label_positions(trace, cell),
         labelExpr=f"{json.dumps(texts)}[datum.value]",
         labelAngle=0 if flat else -90,
         labelFont=MONOSPACE,
         labelOverlap=False,
-        labelColor=alt.condition(here, alt.value(CHOSEN), alt.value(INK)),
+        labelColor=colour,
         ticks=False,
         domain=False,
     )
@@ -182,7 +162,7 @@ def _token_axis(trace: Trace, cell: float) -> alt.Axis:
 def _colour(name: str, largest: float) -> alt.Color:
     steps = [m * 10.0**e for e in range(-6, 1) for m in (1, 2, 5)]
     return alt.Color(
-        f"{_share(name)}:Q",
+        f"{name}_share:Q",
         scale=alt.Scale(scheme="magma", reverse=True, type="sqrt", domain=[0, largest]),
         # Symbols, not a gradient: Vega numbers the gradients of a process, so files would differ.
         legend=alt.Legend(
@@ -212,7 +192,3 @@ def _sums(trace: Trace, name: str) -> list[dict[str, str]]:
         }[name]
         rows.append({"site": site_label(site), "text": text})
     return rows
-
-
-def _share(name: str) -> str:
-    return f"{name}_share"

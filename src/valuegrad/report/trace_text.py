@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from valuegrad.model.policy import Site
-from valuegrad.report.theme import share
+from valuegrad.report.numbers import share
 from valuegrad.theory.trace import Trace
 
 SMALLEST = 0.005  # of the credit: what a percentage would show as none
@@ -11,14 +11,7 @@ _MARKS = str.maketrans({" ": "␣", "\n": "⏎", "\r": "⏎", "\t": "⇥"})
 
 
 def finding(trace: Trace) -> str:
-    """Say how much of the credit attention carries at the middle site, and what gets most of it.
-
-    Args:
-        trace: from `trace`.
-
-    Returns:
-        One sentence without a full stop.
-    """
+    """How much credit attention carries at the middle site, and what gets most: one sentence."""
     place = site_name(trace.sites[trace.middle])
     carried = float(trace.carried_share[trace.middle])
     if not carried >= SMALLEST:
@@ -36,33 +29,21 @@ def finding(trace: Trace) -> str:
 
 
 def site_name(site: Site) -> str:
-    """Name a site in a sentence."""
+    """A site in a sentence."""
     return site_label(site) if isinstance(site, int) else f"the {site} site"
 
 
 def site_label(site: Site) -> str:
-    """Name a site beside its row or above its column."""
+    """A site beside its row or above its column."""
     return f"block {site}" if isinstance(site, int) else site
 
 
 def quoted(text: str, most: int = 24) -> str:
-    """Write a token in a sentence, as Python writes a text."""
+    """A token in a sentence, as Python writes a text."""
     return repr(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def shown(text: str, most: int = 16) -> str:
-    r"""Write a token so that its white space is seen, long ones cut.
-
-    Args:
-        text: of the token.
-        most: characters.
-
-    Returns:
-        The text in print.
-
-    Example:
-        >>> shown(" width"), shown("\n\n"), shown("-" * 40, 5)
-        ('␣width', '⏎⏎', '----…')
-    """
+    """A token with its white space visible (␣width, ⏎⏎), cut at `most` characters (----…)."""
     text = "".join(c if c.isprintable() else "�" for c in text.translate(_MARKS))
     return text if len(text) <= most else text[: most - 1] + "…"

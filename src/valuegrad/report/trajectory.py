@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
-from valuegrad.report.findings import Document, column
+from valuegrad.study.result import StudyResult
+from valuegrad.study.statistics import FloatArray
 
 LEGEND = 6  # checkpoints named in a colour legend
 LEAST = 19  # pixels between two slanted labels
@@ -18,44 +19,34 @@ SMALL = 1e-3  # axis labels of quantities below this are powers of ten
 WIDE = 300  # a quantity that spans a larger factor than this is drawn in powers of ten
 
 
-def checkpoint_rows(document: Document) -> list[dict[str, Any]]:
-    """Make one row a checkpoint, in the document's order: its place on the axis, name and label."""
-    names, _ = _axis_names(document)
-    labels, places = column(document, "label"), _sorted_names(document)
+def checkpoint_rows(result: StudyResult) -> list[dict[str, Any]]:
+    """One row a checkpoint, in the result's order: its place on the axis, name and label."""
+    names, along, _ = _names(result)
     return [
-        {"order": places.index(name), "name": name, "checkpoint": label}
-        for name, label in zip(names, labels, strict=True)
+        {"order": along.index(name), "name": name, "checkpoint": checkpoint.label}
+        for name, checkpoint in zip(names, result.checkpoints, strict=True)
     ]
 
 
-def checkpoint_axis(document: Document, width: int, *, labels: bool = True) -> alt.X:
-    """Make the x axis that has one place a checkpoint, by step where that is known.
-
-    Args:
-        document: of a study.
-        width: of the axis, in pixels.
-        labels: whether the axis is labelled.
-
-    Returns:
-        The encoding.
-    """
-    names, title = _axis_names(document)
+def checkpoint_axis(result: StudyResult, width: int, *, labels: bool = True) -> alt.X:
+    """The x axis, `width` pixels wide, with one place a checkpoint, by step where that is known."""
+    names, along, title = _names(result)
     longest = max(len(name) for name in names)
     axis: dict[str, Any] = {"grid": False, "labelAngle": 0, "labelSeparation": 6}
     axis["labelOverlap"] = "greedy"
     if not labels:
         axis |= {"labels": False, "ticks": False}
-    elif names == list(column(document, "label")) and longest * CHARACTER + 6 > width / len(names):
+    elif names == _labels(result) and longest * CHARACTER + 6 > width / len(names):
         axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 150}
         axis["labelOverlap"] = "greedy" if len(names) * LEAST > width else False
-    return alt.X("name:O", sort=_sorted_names(document), title=title if labels else None, axis=axis)
+    return alt.X("name:O", sort=along, title=title if labels else None, axis=axis)
 
 
-def checkpoint_colour(document: Document) -> alt.Color:
-    """Make the colour that runs from the first checkpoint to the last."""
-    names, title = _sorted_names(document), _axis_names(document)[1]
-    last = max(len(names) - 1, 1)
-    shown = sorted({round(i * last / (LEGEND - 1)) for i in range(LEGEND)} & set(range(len(names))))
+def checkpoint_colour(result: StudyResult) -> alt.Color:
+    """The colour that runs from the first checkpoint to the last."""
+    _, along, title = _names(result)
+    last = max(len(along) - 1, 1)
+    shown = sorted({round(i * last / (LEGEND - 1)) for i in range(LEGEND)} & set(range(len(along))))
     return alt.Color(
         "order:Q",
         scale={"scheme": alt.SchemeParams(name="viridis", extent=[0.0, 0.88]), "domain": [0, last]},
@@ -64,22 +55,14 @@ def checkpoint_colour(document: Document) -> alt.Color:
             "title": title,
             "type": "symbol",
             "values": shown,
-            "labelExpr": f"{json.dumps(names)}[datum.value]",
+            "labelExpr": f"{json.dumps(along)}[datum.value]",
         },
     )
 
 
-def wide_scale(values: Sequence[float | None], ticks: int = 5) -> dict[str, Any]:
-    """Choose scale and axis for one quantity: powers of ten where it spans a large factor.
-
-    Args:
-        values: what is drawn, None where undefined.
-        ticks: about how many ticks.
-
-    Returns:
-        The `scale` and `axis` of an encoding.
-    """
-    known = [v for v in values if v is not None]
+def wide_scale(values: FloatArray, ticks: int = 5) -> dict[str, Any]:
+    """Scale and axis for one quantity, about `ticks` ticks: powers of ten where it spans many."""
+    known = values[~np.isnan(values)].tolist()
     sizes = [abs(v) for v in known if v]
     axis = {"tickCount": ticks} | ({"format": "~e"} if sizes and max(sizes) < SMALL else {})
     if len(set(known)) < 2:
@@ -98,18 +81,17 @@ def wide_scale(values: Sequence[float | None], ticks: int = 5) -> dict[str, Any]
     return {"scale": stretched, "axis": {"values": sorted(marks), "format": ".0e"}}
 
 
-def _axis_names(document: Document) -> tuple[list[str], str]:
-    """Name the checkpoints by their steps where these are known and distinct, else by labels."""
-    steps = column(document, "step")
-    if None not in steps and len(set(steps)) == len(steps):
-        return [f"{step:,}" for step in steps], "pretraining step"
-    return list(column(document, "label")), "checkpoint"
+def _labels(result: StudyResult) -> list[str]:
+    return [checkpoint.label for checkpoint in result.checkpoints]
 
 
-def _sorted_names(document: Document) -> list[str]:
-    """The axis names in order: by step where that is known, else the document's."""
-    names, title = _axis_names(document)
-    if title == "checkpoint":
-        return names
-    steps = column(document, "step")
-    return [names[i] for i in sorted(range(len(names)), key=lambda i: steps[i])]
+def _names(result: StudyResult) -> tuple[list[str], list[str], str]:
+    """The names of the checkpoints, the same along the axis, and its title.
+
+    Steps where they are known and distinct, labels elsewhere.
+    """
+    labels = _labels(result)
+    steps = [checkpoint.step for checkpoint in result.checkpoints if checkpoint.step is not None]
+    if len(set(steps)) < len(labels):
+        return labels, labels, "checkpoint"
+    return [f"{s:,}" for s in steps], [f"{s:,}" for s in sorted(steps)], "pretraining step"

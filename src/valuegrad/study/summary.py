@@ -1,12 +1,13 @@
-"""From records to conclusions: ranking, correlations, laws, regret.
+"""From records to conclusions: the ranking (Eq. 31), correlations, laws (Eq. 30), regret.
 
 n checkpoints · K numbers of updates · S seeds
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,15 @@ from valuegrad.impact.readiness import VERDICTS
 from valuegrad.impact.score import probe_updates
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.laws import MARGIN, Law, affine, proportional, saturating
-from valuegrad.study.predictors import DEFAULT, PREDICTORS
+from valuegrad.study.predictors import DEFAULT, PREDICTORS, Measurements, column
+from valuegrad.study.result import (
+    CheckpointResult,
+    LawResult,
+    PredictorResult,
+    PromptResult,
+    Seconds,
+    StudyResult,
+)
 from valuegrad.study.run import Measured, Outcome
 from valuegrad.study.statistics import (
     FloatArray,
@@ -28,157 +37,128 @@ from valuegrad.study.statistics import (
 )
 
 
-def summarise(config: StudyConfig, outcome: Outcome) -> dict[str, Any]:
-    """Rank the checkpoints, and hold every predictor against the measured gains.
-
-    Args:
-        config: of the study.
-        outcome: its records, at least one checkpoint.
-
-    Returns:
-        The JSON document of ``valuegrad study`` but for the paths: ``ranking``, ``best``,
-        ``predictors``, ``laws``, ``checkpoints``, and beside the contract ``rank_intervals``,
-        ``best_probability``, ``prompts`` (of the best), ``trained``, ``failures``, ``seconds``.
-        Undefined values are NaN, with reasons beside them.
-    """
+def summarise(config: StudyConfig, outcome: Outcome) -> StudyResult:
+    """Rank the checkpoints, and hold every predictor and law against the measured gains."""
     measured = outcome.measured
     scores = [m.score for m in measured]
-    values = _column(scores, DEFAULT)
-    errors = np.array([s["standard_errors"].get(DEFAULT) or 0.0 for s in scores], dtype=float)
+    values = column(scores, DEFAULT)
+    errors = np.array([s["standard_errors"].get(DEFAULT) for s in scores], dtype=np.float64)
     order = _order(values)
     trained = all(m.runs for m in measured)
-    gains = _gains(measured) if trained else None
-    document: dict[str, Any] = {
-        "ranking": [scores[i]["checkpoint"] for i in order],
-        "best": scores[order[0]]["checkpoint"],
-        "rank_intervals": rank_intervals(values, errors)[order],
-        "best_probability": best_probability(values, errors)[order],
-        "ranked_by": DEFAULT,
-        "trained": trained,
-        "predictors": {},
-        "laws": {},
-        "combination": {},
-        "failures": outcome.failures,
-        "seconds": {
-            "score": sum(m.seconds[0] for m in measured),
-            "train": sum(m.seconds[1] for m in measured),
-        },
-        "config": asdict(config),
-        "prompts": _prompts(measured[order[0]]),
-    }
-    if gains is not None:
-        document["predictors"] = {name: _predictor(name, scores, gains) for name in PREDICTORS}
-        document["laws"] = {name: _law(law) for name, law in _laws(config, scores, gains)}
-        document["combination"] = _combination(scores, gains)
-    document["checkpoints"] = [
-        _checkpoint(m, None if gains is None else gains[i]) for i, m in enumerate(measured)
-    ]
-    return document
+    gains = _gains(measured) if trained else np.empty((len(measured), 0, 0))
+    return StudyResult(
+        ranking=tuple(scores[i]["checkpoint"] for i in order),
+        best=scores[order[0]]["checkpoint"],
+        rank_intervals=tuple((a, b) for a, b in rank_intervals(values, errors)[order].tolist()),
+        best_probability=tuple(best_probability(values, errors)[order].tolist()),
+        ranked_by=DEFAULT,
+        trained=trained,
+        predictors={n: _predictor(n, scores, gains) for n in PREDICTORS} if trained else {},
+        laws=_laws(config, scores, gains) if trained else {},
+        combination=_combination(scores, gains) if trained else {},
+        failures=outcome.failures,
+        seconds=Seconds(sum(m.seconds[0] for m in measured), sum(m.seconds[1] for m in measured)),
+        config=asdict(config),
+        prompts=_prompts(measured[order[0]].score["rows"]),
+        checkpoints=tuple(_checkpoint(m, gains[i]) for i, m in enumerate(measured)),
+    )
 
 
-def _prompts(measured: Measured) -> list[dict[str, Any]]:
-    """Every prompt of a checkpoint, with its signal × headroom."""
-    names = ("prompt", "reward", "readiness", "verdict")
-    columns = [measured.score["rows"][name] for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def rank(scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def rank(scores: Sequence[Measurements]) -> list[Measurements]:
     """Scores in order of the default predictor, highest first, undefined ones last."""
-    return [scores[i] for i in _order(_column(scores, DEFAULT))]
+    return [scores[i] for i in _order(column(scores, DEFAULT))]
 
 
 def _order(values: FloatArray) -> list[int]:
-    return [int(i) for i in np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
-
-
-def _column(scores: Sequence[dict[str, Any]], predictor: str) -> FloatArray:
-    found = (PREDICTORS[predictor](s) for s in scores)
-    return np.array([np.nan if v is None else v for v in found], dtype=float)
+    order: list[int] = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable").tolist()
+    return order
 
 
 def _gains(measured: Sequence[Measured]) -> FloatArray:
     """Gains (n, S, K)."""
-    return np.array([[run["gains"] for run in m.runs] for m in measured], dtype=float)
+    return np.array([[run["gains"] for run in m.runs] for m in measured], dtype=np.float64)
 
 
-def _predictor(name: str, scores: Sequence[dict[str, Any]], gains: FloatArray) -> dict[str, Any]:
-    values, before = _column(scores, name), _column(scores, "reward_before")
+def _predictor(name: str, scores: Sequence[Measurements], gains: FloatArray) -> PredictorResult:
+    values, before = column(scores, name), column(scores, "reward_before")
     mean = gains.mean((1, 2))
     found = correlate(values, mean, before)
-    after = correlate(values, before + mean)
-    budgets = [correlate(values, gains[:, :, k].mean(1)).spearman for k in range(gains.shape[2])]
-    return {
-        "spearman_gain": found.spearman,
-        "spearman_gain_interval": list(found.interval),
-        "p_value": found.p_value,
-        "partial_given_reward": found.partial_given_reward,
-        "spearman_after": after.spearman,
-        "spearman_by_updates": budgets,
-        "regret": regret(values, mean),
-        "reasons": found.reasons,
-    }
+    return PredictorResult(
+        spearman_gain=found.spearman,
+        spearman_gain_interval=found.interval,
+        p_value=found.p_value,
+        partial_given_reward=found.partial_given_reward,
+        spearman_after=correlate(values, before + mean).spearman,
+        spearman_by_updates=tuple(
+            correlate(values, gains[:, :, k].mean(1)).spearman for k in range(gains.shape[2])
+        ),
+        regret=regret(values, mean),
+        reasons=found.reasons,
+    )
 
 
 def _laws(
-    config: StudyConfig, scores: Sequence[dict[str, Any]], gains: FloatArray
-) -> list[tuple[str, Law]]:
-    mean, before = gains.mean((1, 2)), _column(scores, "reward_before")
-    updates = np.array(config.budget.updates, dtype=float)
-    probe = _column(scores, "probe_step")
+    config: StudyConfig, scores: Sequence[Measurements], gains: FloatArray
+) -> dict[str, LawResult]:
+    mean, before = gains.mean((1, 2)), column(scores, "reward_before")
+    updates = np.array(config.budget.updates, dtype=np.float64)
     # What the probe did to the log-odds in its own number of updates, per update.
-    reached = np.clip(before + probe, MARGIN, 1 - MARGIN)
-    rate = (logit(reached) - logit(np.clip(before, MARGIN, 1 - MARGIN))) / probe_updates(
-        config.budget
-    )
+    reached = np.clip(before + column(scores, "probe_step"), MARGIN, 1 - MARGIN)
+    rise = logit(reached) - logit(np.clip(before, MARGIN, 1 - MARGIN))
     # Under a tilt dV/dα is the variance, so alignment / variance is the tilt a unit of update.
-    variance = _column(scores, "reward_variance")
-    aligned = _column(scores, "alignment") / np.where(variance > 0, variance, np.nan)
-    by_updates = gains.mean(1)
-    return [
-        ("saturating(probe_step)", saturating(rate, before, by_updates, updates)),
-        ("saturating(alignment)", saturating(aligned, before, by_updates, updates)),
-        ("proportional(probe_step)", proportional(probe, mean)),
-        ("affine(probe_step)", affine(probe, mean)),
-        ("proportional(p_alignment)", proportional(_column(scores, "p_alignment"), mean)),
-        ("affine(p_alignment)", affine(_column(scores, "p_alignment"), mean)),
-        ("proportional(p_gap)", proportional(_column(scores, "p_gap"), mean)),
-        ("affine(p_gap)", affine(_column(scores, "p_gap"), mean)),
-    ]
-
-
-def _law(law: Law) -> dict[str, Any]:
-    return {
-        "constants": law.constants,
-        "leave_one_out_error": law.leave_one_out_error,
-        "fitted": law.fitted,
-        "left_out": law.left_out,
-        "reason": law.reason,
+    variance = column(scores, "reward_variance")
+    aligned = column(scores, "alignment") / np.where(variance > 0, variance, np.nan)
+    rates = {"probe_step": rise / probe_updates(config.budget), "alignment": aligned}
+    laws = {
+        f"saturating({name})": saturating(rate, before, gains.mean(1), updates)
+        for name, rate in rates.items()
     }
+    for name in ("probe_step", "p_alignment", "p_gap"):
+        for law in (proportional, affine):
+            laws[f"{law.__name__}({name})"] = law(column(scores, name), mean)
+    return {name: _law(law) for name, law in laws.items()}
 
 
-def _combination(scores: Sequence[dict[str, Any]], gains: FloatArray) -> dict[str, Any]:
-    """The paper's z(R_before) + z(P) against the reward after RL (Fig. 5)."""
-    before = _column(scores, "reward_before")
+def _law(law: Law) -> LawResult:
+    return LawResult(
+        law.constants,
+        law.leave_one_out_error,
+        tuple(law.fitted.tolist()),
+        tuple(law.left_out.tolist()),
+        law.reason,
+    )
+
+
+def _combination(scores: Sequence[Measurements], gains: FloatArray) -> dict[str, float]:
+    """Spearman of the paper's z(R_before) + z(P) with the reward after RL."""
+    before = column(scores, "reward_before")
     after = before + gains.mean((1, 2))
     return {
-        name: correlate(z_combination(before, _column(scores, name)), after).spearman
+        name: correlate(z_combination(before, column(scores, name)), after).spearman
         for name in ("probe_step", "p_alignment", "p_gap")
     }
 
 
-def _checkpoint(measured: Measured, gains: FloatArray | None) -> dict[str, Any]:
-    found = measured.score["rows"]["verdict"]
-    score = measured.measurements | {"verdicts": {v: found.count(v) for v in VERDICTS}}
-    if gains is None:
-        return score
-    by_updates = dict(zip(measured.runs[0]["updates"], gains.mean(0).tolist(), strict=True))
-    return {
-        **score,
-        "gain_mean": float(gains.mean()),
-        "gain_deviation": float(gains.mean(1).std(ddof=1)) if len(gains) > 1 else float("nan"),
-        "gain_by_updates": {str(k): v for k, v in by_updates.items()},
-        "gains": gains,
-        "reward_after_mean": score["reward_before"] + float(gains.mean()),
-        "train_seconds": measured.seconds[1],
-    }
+def _prompts(rows: dict[str, list[Any]]) -> tuple[PromptResult, ...]:
+    reward, readiness = (np.array(rows[n], float).tolist() for n in ("reward", "readiness"))
+    columns = zip(rows["prompt"], reward, readiness, rows["verdict"], strict=True)
+    return tuple(PromptResult(*values) for values in columns)
+
+
+def _checkpoint(measured: Measured, gains: FloatArray) -> CheckpointResult:
+    """The score of a checkpoint with its gains (S, K), if there are any."""
+    score, found = measured.measurements, measured.score["rows"]["verdict"]
+    verdicts = {verdict: found.count(verdict) for verdict in VERDICTS}
+    result = CheckpointResult(score["checkpoint"], score["label"], score["step"], score, verdicts)
+    if not gains.size:
+        return result
+    mean = float(gains.mean())
+    return replace(
+        result,
+        gain_mean=mean,
+        gain_deviation=float(gains.mean(1).std(ddof=1)) if len(gains) > 1 else math.nan,
+        gain_by_updates=dict(zip(measured.runs[0]["updates"], gains.mean(0).tolist(), strict=True)),
+        gains=tuple(map(tuple, gains.tolist())),
+        reward_after_mean=float(column([score], "reward_before")[0]) + mean,
+        train_seconds=measured.seconds[1],
+    )

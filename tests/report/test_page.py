@@ -1,145 +1,24 @@
-"""The page and the figures, from small documents of the shape that a study writes."""
+"""The page of a study: what it says and in what order, and that it needs nothing else."""
 
 from __future__ import annotations
 
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import vl_convert
+from tests.report.documents import HOSTILE, document, result, values_of, without_numbers
 
 from valuegrad.errors import RunError
-from valuegrad.report.findings import prediction, ranks
 from valuegrad.report.page import page, specifications, write_report
-from valuegrad.study.predictors import DEFAULT, PREDICTORS
+from valuegrad.study.predictors import DEFAULT
+from valuegrad.study.result import study_result
 
 TRAINED = ["predictors", "ranking", "gain", "scatter", "readiness", "budgets", "z_scores"]
-UNTRAINED = ["ranking", "readiness", "components"]
-HOSTILE = "<script>alert(1)</script>\"'&]]>"
-LAW = f"affine({DEFAULT})"
-COMPONENTS = (
-    "sigma",
-    "lambda_conditional",
-    "lambda_sample",
-    "alignment",
-    "headroom",
-    "headroom_pooled",
-    "p_alignment",
-    "entropy",
-    "reward_variance",
-    "pass_at_k",
-    "gradient_norm",
-)
-
-
-def checkpoint(i: int, trained: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "checkpoint": f"runs/step{10 * i}",
-        "label": f"step{10 * i}",
-        "step": 10 * i,
-        "revision": None,
-        "tokens": None,
-        "task": "label-copy",
-        "method": "grpo",
-        "site": "final",
-        "alpha": 5.0,
-        "n_prompts": 8,
-        "group_size": 4,
-        "learning_rate": 2e-4,
-        "updates": [10, 20],
-        "reward_before": 0.01 * i,
-        "probe_step": 0.03 * i,
-        "p_gap": -(10.0 ** (i - 8)),
-        "p_gap_conditional": -(10.0 ** (i - 9)),
-        "seconds": 1.25 * i,
-        **dict.fromkeys(COMPONENTS, 10.0 ** (i - 7)),
-        "standard_errors": {"probe_step": 0.001},
-    }
-    found["verdicts"] = {"ready": i, "solved": 1, "out of reach": 2}
-    if trained:
-        gains = [[0.1 * i, 0.12 * i], [0.11 * i, 0.13 * i]]
-        found |= {
-            "gain_mean": 0.115 * i,
-            "gain_deviation": 0.007 * i,
-            "gains": gains,
-            "gain_by_updates": {"10": 0.105 * i, "20": 0.125 * i},
-            "reward_after_mean": 0.125 * i,
-            "train_seconds": 7.75 * i,
-        }
-    return found
-
-
-def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
-    checkpoints = [checkpoint(i, trained) for i in range(1, n + 1)]
-    names = [c["checkpoint"] for c in checkpoints][::-1]
-    constant = {"gains": "", "reason": ""} if n < 4 else {}
-    rho = None if n < 4 else 1.0
-    predictor = {
-        "spearman_gain": rho,
-        "spearman_gain_interval": [None, None] if n < 4 else [0.9, 1.0],
-        "p_value": None if n < 4 else 0.0002,
-        "partial_given_reward": None,
-        "spearman_after": rho,
-        "spearman_by_updates": [rho, rho],
-        "regret": 0.0,
-        "reasons": {"spearman": "fewer than 4 checkpoints"} if n < 4 else {},
-    }
-    predictors = {name: deepcopy(predictor) for name in PREDICTORS}
-    if n >= 4:
-        for name in ("p_gap", "p_gap_conditional"):
-            predictors[name] |= {"spearman_gain": -1.0, "spearman_gain_interval": [-1.0, -0.9]}
-            predictors[name]["regret"] = 0.46
-    law = {
-        "constants": {"a": None if n < 4 else 0.01, "b": None if n < 4 else 3.8},
-        "leave_one_out_error": None if n < 4 else 0.02,
-        "fitted": [None if n < 4 else 0.11 * i for i in range(1, n + 1)],
-        "left_out": [None if n < 4 else 0.12 * i for i in range(1, n + 1)],
-        "reason": "fewer than 4 checkpoints" if n < 4 else "",
-        **constant,
-    }
-    config = {"budget": {"prompts_per_update": 4, "seeds": 2}, "dtype": "float32"}
-    return {
-        "ranking": names,
-        "best": names[0],
-        "rank_intervals": [[max(i - 1.0, 1.0), min(i + 1.0, float(n))] for i in range(1, n + 1)],
-        "best_probability": [0.75, 0.25, *[0.0] * (n - 2)] if n > 1 else [1.0],
-        "ranked_by": DEFAULT,
-        "trained": trained,
-        "predictors": predictors if trained else {},
-        "laws": {LAW: law, "affine(p_gap)": {**law, "leave_one_out_error": 0.001}}
-        if trained
-        else {},
-        "combination": {DEFAULT: rho, "p_gap": None} if trained else {},
-        "failures": {},
-        "seconds": {"score": 18.75, "train": 116.25 if trained else 0.0},
-        "config": config,
-        "checkpoints": checkpoints,
-        "prompts": [
-            {"prompt": "label = 'B'", "reward": 0.25, "readiness": 0.01, "verdict": "ready"},
-            {"prompt": "x" * 80, "reward": 0.01, "readiness": 0.0, "verdict": "out of reach"},
-        ],
-    }
-
-
-def without_numbers(value: Any) -> Any:
-    """The same document with every measured number undefined."""
-    if isinstance(value, dict):
-        keep = ("seconds", "config", "step", "updates", "n_prompts", "group_size", "learning_rate")
-        return {k: v if k in keep else without_numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_numbers(v) for v in value]
-    return None if isinstance(value, float) else value
-
-
-def values_of(spec: Any) -> set[Any]:
-    """Every string and number in the data of a specification."""
-    rows = [row for values in spec["datasets"].values() for row in values]
-    return {value for row in rows for value in row.values()}
 
 
 class Page(HTMLParser):
@@ -188,9 +67,9 @@ class Page(HTMLParser):
             self.text += data
 
 
-def html(found: dict[str, Any], specs: dict[str, str] | None = None) -> str:
+def html(found: Any, specs: dict[str, str] | None = None) -> str:
     """The page of a document, but for the bundled libraries; without figures unless given."""
-    return unbundled(page(found, specs or {}))
+    return unbundled(page(study_result(found), specs or {}))
 
 
 def unbundled(whole: str) -> str:
@@ -210,18 +89,15 @@ def untimed(html: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole() -> str:
-    return html(document(), specifications(document()))
+    return html(document(), specifications(result()))
 
 
 def test_every_file_is_there_and_the_same_twice(tmp_path: Path) -> None:
-    paths = write_report(document(), tmp_path / "once")
-    assert paths == {
-        "report": "report.html",
-        "figures": [f"figures/{name}.{kind}" for name in TRAINED for kind in ("svg", "png")],
-    }
+    paths = write_report(result(), tmp_path / "once")
+    assert paths == [f"figures/{name}.{kind}" for name in TRAINED for kind in ("svg", "png")]
     files = {p.relative_to(tmp_path / "once") for p in (tmp_path / "once").rglob("*.*")}
-    assert {str(path) for path in files} == {paths["report"], *paths["figures"]}
-    write_report(document(), tmp_path / "twice")
+    assert {str(path) for path in files} == {"report.html", *paths}
+    write_report(result(), tmp_path / "twice")
     for path in files:
         content = (tmp_path / "once" / path).read_bytes()
         assert content == (tmp_path / "twice" / path).read_bytes(), path
@@ -266,7 +142,7 @@ def test_wall_clock_times_stand_in_their_own_elements_only(whole: str) -> None:
     slower["seconds"] = {"score": 4321.0, "train": 54321.0}
     for found in slower["checkpoints"]:
         found |= {"seconds": found["seconds"] * 3, "train_seconds": 99.0}
-    other = html(slower, specifications(slower))
+    other = html(slower, specifications(study_result(slower)))
     assert Page(whole).timings != Page(other).timings
     assert untimed(whole) == untimed(other)
 
@@ -290,7 +166,7 @@ def test_a_hostile_name_stays_text(trained: bool) -> None:
     hostile["checkpoints"][-1] |= {"checkpoint": HOSTILE, "label": HOSTILE, "step": None}
     hostile["ranking"][0] = hostile["best"] = HOSTILE
     hostile["failures"] = {HOSTILE: HOSTILE}
-    specs = specifications(hostile)
+    specs = specifications(study_result(hostile))
     found = html(hostile, specs)
     assert "<script>alert" not in found
     assert Page(found).text.count(HOSTILE) >= 4  # title, verdict, ranking, failure
@@ -311,7 +187,7 @@ def test_without_training_the_page_says_so() -> None:
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_one_checkpoint(tmp_path: Path, trained: bool) -> None:
-    write_report(document(1, trained), tmp_path)
+    write_report(result(1, trained), tmp_path)
     found = unbundled((tmp_path / "report.html").read_text("utf-8"))
     assert "step10" in words(found)
     assert not trained or 'title="fewer than 4 checkpoints">–' in found
@@ -319,7 +195,7 @@ def test_one_checkpoint(tmp_path: Path, trained: bool) -> None:
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_nothing_defined(tmp_path: Path, trained: bool) -> None:
-    write_report(without_numbers(document(trained=trained)), tmp_path)
+    write_report(study_result(without_numbers(document(trained=trained))), tmp_path)
     found = unbundled((tmp_path / "report.html").read_text("utf-8"))
     text = words(found)
     assert "No checkpoint can be ranked" in text
@@ -328,50 +204,25 @@ def test_nothing_defined(tmp_path: Path, trained: bool) -> None:
     assert dashes == len(re.findall(r'title="[^"]+">–<', found)) > 0
 
 
-@pytest.mark.parametrize("trained", [True, False])
-@pytest.mark.parametrize("undefined", [[], ["step"], ["probe_step", "p_gap", "gain_mean", "sigma"]])
-def test_every_checkpoint_is_in_every_figure(undefined: list[str], trained: bool) -> None:
-    found = document(trained=trained)
-    for i, name in enumerate(undefined):
-        found["checkpoints"][i][name] = None
-    specs = specifications(found)
-    assert list(specs) == (TRAINED if trained else UNTRAINED)
-    labels = {c["label"] for c in found["checkpoints"]}
-    for name, spec in specs.items():
-        assert name == "predictors" or labels <= values_of(json.loads(spec)), name
-
-
-def test_every_predictor_is_compared_the_best_first() -> None:
-    mixed = document()
-    mixed["predictors"]["entropy"] |= {
-        "spearman_gain": None,
-        "spearman_gain_interval": [None, None],
-        "reasons": {"spearman": "constant input"},
+def test_laws_stand_in_the_order_of_their_errors_with_what_they_say() -> None:
+    found = document()
+    found["laws"]["saturating(alignment)"] = {
+        **found["laws"]["affine(p_gap)"],
+        "constants": {"c": None},
+        "leave_one_out_error": None,
+        "reason": "all-zero log_odds_rate",
     }
-    for name in ("headroom", "alignment"):
-        mixed["predictors"][name]["spearman_gain"] = 0.25
-    spec = specifications(mixed)["predictors"]
-    order = json.loads(re.findall(r'"domain": (\["[^]]*\])', spec)[0])
-    assert sorted(order) == sorted(PREDICTORS)
-    assert order[0] == DEFAULT
-    assert order[-1] == "entropy"
-    assert set(order[-3:-1]) == {"p_gap", "p_gap_conditional"}
-    assert "constant input" in values_of(json.loads(spec))
+    table = html(found)[html(found).index("Laws from score to gain") :]
+    names = re.findall(r"<td><code>([^<]*)</code><td>([^<]*)<td>", table)
+    assert names == [
+        ("affine(p_gap)", "gain = a + b · p_gap"),
+        (f"affine({DEFAULT})", f"gain = a + b · {DEFAULT}"),
+        ("saturating(alignment)", "log-odds of the reward rise by c · updates · rate(alignment)"),
+    ]
+    assert table.count('title="all-zero log_odds_rate">–') == 2
 
 
 def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("a file where a folder is needed")
     with pytest.raises(RunError, match="could not be written"):
-        write_report(document(1, trained=False), tmp_path)
-
-
-def test_the_prediction_is_the_left_out_one_of_the_best_law_of_the_ranking_predictor() -> None:
-    found = prediction(document())
-    assert found.law == LAW
-    assert found.gains == tuple(document()["laws"][LAW]["left_out"])
-    assert prediction(document(2)).law == ""
-    assert prediction(document(2)).gains == (0.03, 0.06)
-
-
-def test_ranks_are_counted_from_the_highest() -> None:
-    assert ranks([0.3, -1.0, None, 0.3, 2.0]) == [2.5, 4.0, None, 2.5, 1.0]
+        write_report(result(1, trained=False), tmp_path)

@@ -1,0 +1,95 @@
+"""The figure of the predicted ranking (Eq. 31): intervals of ranks, chances of being the best."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import altair as alt
+from altair.typing import ChartType
+from scipy import stats
+
+from valuegrad.report.findings import chosen, mean_gains, measurements, ranked
+from valuegrad.report.numbers import number, rank_interval, share
+from valuegrad.report.theme import CHOSEN, INK, MEASURED, ROW, defined, dots, drawn, titled
+from valuegrad.study.result import StudyResult
+
+
+def ranking(result: StudyResult) -> ChartType:
+    """One row a checkpoint, the predicted best first, with its measured rank where RL was run."""
+    rows = _rows(result)
+    tooltip = {
+        "checkpoint": "checkpoint",
+        "value": result.ranked_by,
+        "rank": "predicted rank",
+        "interval": "95% rank interval",
+        "chance text": "P(best)",
+        "measured text": "measured rank",
+    }
+    base, scale = drawn(rows, tooltip), {"domain": [row["checkpoint"] for row in rows]}
+    axis = {"ticks": False, "domain": False, "labelPadding": 10}
+    marks = base.encode(y=alt.Y("checkpoint:N", scale=scale, title=None, axis=axis))
+    last = len(rows)
+    x = {
+        "title": "rank (1 gains most)",
+        "scale": {"domain": [0.5, last + 0.5], "nice": False},
+        "axis": {"values": list(range(1, last + 1, -(-last // 20))), "format": "d"},
+    }
+    intervals = (
+        defined(marks, "low", "high")
+        .mark_rule(strokeWidth=8, opacity=0.25, color=CHOSEN, strokeCap="round")
+        .encode(x=alt.X("low:Q", **x), x2="high:Q")
+    )
+    predicted = dots(marks, 60, "low", color=CHOSEN).encode(x=alt.X("rank:Q", **x))
+    circle = {"filled": False, "strokeWidth": 1.6, "color": MEASURED}
+    measured = dots(marks, 120, "measured", **circle).encode(x=alt.X("measured:Q", **x))
+    height = {"step": ROW}
+    left = alt.layer(intervals, predicted, measured).properties(width=500, height=height)
+    chances = base.encode(
+        y=alt.Y("checkpoint:N", scale=scale, axis=None),
+        x=alt.X(
+            "chance:Q",
+            scale={"domain": [0, 1]},
+            axis={"format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]},
+            title="probability of gaining most",
+        ),
+    )
+    bars = chances.mark_bar(color=CHOSEN, height={"band": 0.5})
+    texts = chances.transform_filter("datum.chance >= 0.01")
+    texts = texts.mark_text(align="left", dx=5, color=INK).encode(text="chance text:N")
+    right = alt.layer(bars, texts).properties(width=280, height=height)
+    subtitle = (
+        "Blue: the predicted rank and its 95% interval, from the standard errors over prompts."
+    )
+    circled = " Circle: the measured rank." if result.trained else ""
+    return titled(alt.hconcat(left, right, spacing=36), _title(result), subtitle + circled)
+
+
+def _rows(result: StudyResult) -> list[dict[str, Any]]:
+    values = measurements(result, result.ranked_by)
+    measured = stats.rankdata(-mean_gains(result), nan_policy="omit")
+    rows = []
+    for place, i in enumerate(ranked(result)):
+        (low, high), chance = result.rank_intervals[place], result.best_probability[place]
+        rows.append(
+            {
+                "checkpoint": result.checkpoints[i].label,
+                "value": number(values[i]),
+                "rank": place + 1,
+                "low": low,
+                "high": high,
+                "interval": rank_interval((low, high)),
+                "chance": chance,
+                "chance text": share(chance),
+                "measured": measured[i],
+                "measured text": number(measured[i]),
+            }
+        )
+    return rows
+
+
+def _title(result: StudyResult) -> str:
+    chance = result.best_probability[0]
+    if math.isnan(chance):
+        return f"Nothing ranks the checkpoints: {result.ranked_by} is undefined for all"
+    return f"{chosen(result).label} is predicted to gain most, with probability {share(chance)}"

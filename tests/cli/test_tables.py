@@ -1,0 +1,87 @@
+"""Tables for the terminal."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+from tests.report.documents import document, result
+
+from valuegrad.cli.tables import (
+    bound_table,
+    predictor_table,
+    score_table,
+    study_table,
+    table,
+    train_table,
+    verify_table,
+)
+from valuegrad.study.predictors import DEFAULT, PREDICTORS
+from valuegrad.study.result import study_result
+from valuegrad.theory.statement import inequality
+
+
+def printed(found):
+    """The lines of a table as they are in a terminal of 80 columns, cut into words."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(found)
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_scores_are_numbered_and_what_is_undefined_is_a_dash():
+    found = document(2, trained=False)["checkpoints"]
+    found[1]["headroom"] = None
+    found[1]["standard_errors"] = {}
+    header, first, second = printed(score_table(found))
+    assert header[:3] == ["rank", "label", "reward_before"]
+    assert first == ["1", "step10", "0.01", "0.03", "0.001", "1e-06", "1e-06"]
+    assert second == ["2", "step20", "0.02", "0.06", "–", "–", "1e-05"]
+
+
+def run(seed, updates, gain):
+    row = {"label": "a", "seed": seed, "updates": updates, "gain": gain}
+    return {**row, "reward_before": 0.25, "reward_after": 0.25 + gain}
+
+
+def test_runs_of_several_seeds_end_with_their_mean_and_deviation():
+    runs = [run(s, k, g) for s, k, g in ((0, 1, 0.1), (0, 2, 0.2), (1, 1, 0.3), (1, 2, 0.2))]
+    lines = printed(train_table(runs))
+    assert len(lines) == 7
+    assert lines[-2] == ["a", "mean", "1", "0.25", "0.45", "0.2", "0.141"]
+    assert lines[-1] == ["a", "mean", "2", "0.25", "0.45", "0.2", "0"]
+    assert len(printed(train_table(runs[:2]))) == 3
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_study_s_checkpoints_are_in_order_of_the_prediction(trained):
+    header, first, *rest = printed(study_table(result(trained=trained)))
+    assert ("gain_mean" in header) == trained
+    assert first == ["1", "step50", "0.05", "0.15", "0.75", *["0.575", "0.035"] * trained]
+    assert [row[1] for row in rest] == ["step40", "step30", "step20", "step10"]
+
+
+def test_predictors_are_in_order_of_their_correlation():
+    found = document()
+    found["predictors"]["entropy"] |= {"spearman_gain": None, "p_value": None}
+    header, first, *rest = printed(predictor_table(study_result(found)))
+    assert len(rest) == len(PREDICTORS) - 1
+    assert first == [DEFAULT, "1", "0.9", "…", "1", "0.0002", "–", "0"]
+    assert rest[-1][:2] == ["entropy", "–"]
+    assert "partial" in header
+
+
+def test_a_statement_of_the_paper_that_fails_is_no_alarm():
+    holds, fails = inequality("small", "source", 1.0, 2.0), inequality("large", "s", 2.0, 1.0)
+    lines = printed(verify_table([holds, fails]))
+    assert lines[1] == ["small", "source", "1", "2", "yes"]
+    assert lines[2] == ["large", "s", "2", "1", "NO"]
+
+
+def test_bounds_are_named_by_their_folder():
+    row = {"checkpoint": "runs/step10", "entropy": 0.5, "gap": math.nan}
+    assert printed(bound_table({"checkpoints": [row]}))[1] == ["step10", "0.5", *"––––"]
+
+
+def test_numbers_stand_on_the_right():
+    found = table(("name", "count"), [{"name": "a", "count": 1}])
+    assert [column.justify for column in found.columns] == ["left", "right"]

@@ -1,0 +1,55 @@
+"""The figure of the sampling gap and its bounds, from points of a few checkpoints."""
+
+from valuegrad.report.bound_figures import bound_chart
+
+
+def point(name, entropy, gap=0.01):
+    return {
+        "checkpoint": name,
+        "entropy": entropy,
+        "gap": gap,
+        "bound_linear": 0.2 * entropy,
+        "bound_paper": 3.0,
+        "prompt": "x" * 50,
+    }
+
+
+def summary(steps, violations=0):
+    checkpoints = [
+        {"checkpoint": f"runs/step{i}", "step": step, "gap": 0.01, "entropy": 1.0}
+        for i, step in enumerate(steps)
+    ]
+    verdict = {"points": 9, "violations": violations, "tighter": 12.3, "looseness": 4.0}
+    return {**verdict, "checkpoints": checkpoints}
+
+
+def test_a_panel_a_checkpoint_holds_what_has_a_logarithm():
+    points = [point("runs/step0", 0.03), point("runs/step0", 2.5), point("runs/step1", 0.0)]
+    spec = bound_chart(points, summary([10, 20])).to_dict()
+    panels = spec["vconcat"][0]["concat"]
+    assert [panel["title"]["text"] for panel in panels] == ["step0", "step1"]
+    first, second = (spec["datasets"].get(p["data"]["name"], []) for p in panels)
+    assert len(first) == 6
+    assert second == []
+    x, y = (panels[0]["encoding"][axis] for axis in "xy")
+    assert x["scale"]["domain"] == [0.02, 5.0]
+    assert y["scale"]["domain"] == [0.001, 10.0]
+    assert x["axis"]["values"][0] == 0.02
+
+
+def test_the_trajectory_goes_by_step_where_all_have_one():
+    points = [point("runs/step0", 1.0), point("runs/step1", 1.0)]
+    for steps, title, places in (([10, 20], "step", [10, 20]), ([10, None], "checkpoint", [10, 1])):
+        spec = bound_chart(points, summary(steps)).to_dict()
+        panel = spec["vconcat"][1]["hconcat"][0]
+        assert panel["layer"][0]["encoding"]["x"]["title"] == title
+        rows = spec["datasets"][panel["data"]["name"]]
+        assert [row["x"] for row in rows] == places
+
+
+def test_the_title_counts_what_breaks_a_bound():
+    points = [point("runs/step0", 1.0)]
+    assert bound_chart(points, summary([1], 2)).to_dict()["title"]["text"] == (
+        "2 of 9 points break a bound"
+    )
+    assert "12 times tighter" in bound_chart(points, summary([1])).to_dict()["title"]["text"]
