@@ -127,12 +127,9 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Start anew; refuse to watch nothing."""
         if self._trainer is None:
-            raise UserError(
-                "CreditMonitor",
-                "callbacks=[monitor] alone, which does not show it the rollouts",
-                "a monitor that is attached",
-                "call monitor.attach(trainer) before trainer.train()",
-            )
+            got = "callbacks=[monitor] alone, which does not show it the rollouts"
+            fix = "call monitor.attach(trainer) before trainer.train()"
+            raise UserError("CreditMonitor", got, "a monitor that is attached", fix)
         self._measured_at, self._weights = None, {}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -258,20 +255,13 @@ def _check(trainer: Any) -> None:
     if not hasattr(trainer, "_generate_and_score_completions"):
         raise UserError("trainer", type(trainer).__name__, "TRL's GRPOTrainer", "pass one")
     if trainer.num_generations < LEAST:
-        raise UserError(
-            "num_generations",
-            str(trainer.num_generations),
-            f"at least {LEAST}, which the unbiased alignment needs",
-            "raise it in GRPOConfig",
-        )
+        got = str(trainer.num_generations)
+        wanted = f"at least {LEAST}, which the unbiased alignment needs"
+        raise UserError("num_generations", got, wanted, "raise it in GRPOConfig")
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-        raise UserError(
-            "trainer",
-            "weights spread over processes (FSDP or ZeRO-3)",
-            "whole weights on each",
-            "use DDP, or ZeRO-1 or -2",
-        )
+        got = "weights spread over processes (FSDP or ZeRO-3)"
+        raise UserError("trainer", got, "whole weights on each", "use DDP, or ZeRO-1 or -2")
     if hasattr(trainer.processing_class, "tokenizer"):
         raise UserError(
             "trainer", "a model of text and images", "a language model", "leave the monitor out"

@@ -40,23 +40,16 @@ def headroom(
     check_positive("alpha", alpha, "use 5 for rewards in [0, 1]")
     r = rewards.double()
     if r.shape[-1:] in ((), (0,)) or not torch.isfinite(r).all():
-        raise UserError(
-            "rewards",
-            f"shape {tuple(r.shape)}, {int((~torch.isfinite(r)).sum())} not finite",
-            "finite rewards of at least one outcome",
-            "leave out what could not be rewarded",
-        )
+        got = f"shape {tuple(r.shape)}, {int((~torch.isfinite(r)).sum())} not finite"
+        wanted = "finite rewards of at least one outcome"
+        raise UserError("rewards", got, wanted, "leave out what could not be rewarded")
     if probabilities is None:
         p = torch.full_like(r, 1 / r.shape[-1])
     else:
         p = probabilities.double()
         if p.shape != r.shape or (p < 0).any() or ((p.sum(-1) - 1).abs() > 1e-4).any():
-            raise UserError(
-                "probabilities",
-                f"shape {tuple(p.shape)}",
-                "a distribution for each row of rewards",
-                "normalise them over the last dimension",
-            )
+            got, wanted = f"shape {tuple(p.shape)}", "a distribution for each row of rewards"
+            raise UserError("probabilities", got, wanted, "normalise them over the last dimension")
     centred = alpha * (r - (p * r).sum(-1, keepdim=True))
     flat = log_mean_exp(p.reshape(-1, p.shape[-1]), centred.reshape(-1, p.shape[-1]))
     return flat.reshape(r.shape[:-1]) / alpha

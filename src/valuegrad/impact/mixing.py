@@ -67,12 +67,8 @@ def mixing(
     """
     counts = np.asarray(successes)
     if not len(counts) or rollouts < 1 or counts.min() < 0 or counts.max() > rollouts:
-        raise UserError(
-            "successes",
-            f"{counts.tolist()[:8]} of {rollouts}",
-            "counts from 0 to the rollouts",
-            "pass how many rollouts of each prompt earn 1",
-        )
+        got, wanted = f"{counts.tolist()[:8]} of {rollouts}", "counts from 0 to the rollouts"
+        raise UserError("successes", got, wanted, "pass how many rollouts of each prompt earn 1")
     # Even in log-odds: as fine near 0 as near 1. Points beyond what n·N draws can tell are useless.
     edge = np.log(4.0 * rollouts * len(counts))
     inner = 1 / (1 + np.exp(-np.linspace(-edge, edge, POINTS)))

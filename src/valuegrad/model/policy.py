@@ -53,12 +53,9 @@ class Policy:
         for module in self.model.base_model.modules():
             if isinstance(module, nn.ModuleList) and len(module) == depth:
                 return module
-        raise UserError(
-            self.checkpoint.name,
-            f"a {type(self.model).__name__} whose {depth} blocks are in no module list",
-            "a decoder-only transformer",
-            "use a model such as OLMo-2, Pythia, Llama, Qwen or GPT-2",
-        )
+        got = f"a {type(self.model).__name__} whose {depth} blocks are in no module list"
+        fix = "use a model such as OLMo-2, Pythia, Llama, Qwen or GPT-2"
+        raise UserError(self.checkpoint.name, got, "a decoder-only transformer", fix)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -143,12 +140,10 @@ def load_policy(
             checkpoint.path, config=config, dtype=DTYPES[dtype], use_safetensors=True, **trusted
         )
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
-        raise UserError(
-            checkpoint.name,
-            f"a folder that transformers cannot load ({_first_line(error)})",
-            "a causal language model whose weights fit its config.json",
-            "check that weights and config.json belong together",
-        ) from error
+        got = f"a folder that transformers cannot load ({_first_line(error)})"
+        wanted = "a causal language model whose weights fit its config.json"
+        fix = "check that weights and config.json belong together"
+        raise UserError(checkpoint.name, got, wanted, fix) from error
     policy = Policy(model.eval().to(place), _load_tokenizer(checkpoint, trusted), checkpoint)
     if dtype == "float64":
         use_true_float64(policy.model)
@@ -162,12 +157,10 @@ def check_code(checkpoint: Checkpoint, trust_remote_code: bool) -> None:
     config = read_config(checkpoint)
     if trust_remote_code or "auto_map" not in config or config.get("model_type") in CONFIG_MAPPING:
         return
-    raise UserError(
-        checkpoint.name,
-        f"a model that brings its own code (auto_map in config.json: {config['auto_map']})",
-        "one that transformers knows, or `trust_remote_code`",
-        "read that code, then pass `trust_remote_code` if it may run here",
-    )
+    got = f"a model that brings its own code (auto_map in config.json: {config['auto_map']})"
+    wanted = "one that transformers knows, or `trust_remote_code`"
+    fix = "read that code, then pass `trust_remote_code` if it may run here"
+    raise UserError(checkpoint.name, got, wanted, fix)
 
 
 def logits(policy: Policy, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
@@ -198,23 +191,19 @@ def _load_tokenizer(checkpoint: Checkpoint, trusted: dict[str, bool]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(checkpoint.path, **trusted)
     except Exception as error:  # the package tokenizers raises nothing narrower
-        raise UserError(
-            checkpoint.name,
-            f"a folder without a usable tokenizer ({_first_line(error)})",
-            "the tokenizer that the model was trained with",
-            "save it beside the weights with tokenizer.save_pretrained",
-        ) from error
+        got = f"a folder without a usable tokenizer ({_first_line(error)})"
+        wanted = "the tokenizer that the model was trained with"
+        fix = "save it beside the weights with tokenizer.save_pretrained"
+        raise UserError(checkpoint.name, got, wanted, fix) from error
 
 
 def _check_vocabulary(policy: Policy) -> None:
     largest, rows = max(policy.tokenizer.get_vocab().values()), policy.head.shape[0]
     if largest >= rows:
-        raise UserError(
-            policy.checkpoint.name,
-            f"a tokenizer with token ids up to {largest} and a model of {rows} tokens",
-            "a tokenizer that fits the model's vocabulary",
-            "put the tokenizer that the model was trained with beside its weights",
-        )
+        got = f"a tokenizer with token ids up to {largest} and a model of {rows} tokens"
+        wanted = "a tokenizer that fits the model's vocabulary"
+        fix = "put the tokenizer that the model was trained with beside its weights"
+        raise UserError(policy.checkpoint.name, got, wanted, fix)
 
 
 def _check_head(policy: Policy) -> None:
@@ -226,12 +215,10 @@ def _check_head(policy: Policy) -> None:
         found = logits(policy, states[:, -1])[0]
     scale = 4 * torch.finfo(expected.dtype).eps * max(1.0, expected.abs().max().item())
     if expected.shape != found.shape or (expected - found).abs().max() > 16 * scale:
-        raise UserError(
-            policy.checkpoint.name,
-            f"a {type(policy.model).__name__} whose logits are not its output head's",
-            "a model with a separable output head (logits = W h)",
-            "use a model without logit scaling or soft-capping",
-        )
+        got = f"a {type(policy.model).__name__} whose logits are not its output head's"
+        wanted = "a model with a separable output head (logits = W h)"
+        fix = "use a model without logit scaling or soft-capping"
+        raise UserError(policy.checkpoint.name, got, wanted, fix)
 
 
 def _first_line(error: Exception) -> str:

@@ -51,12 +51,9 @@ def rebuild_report(folder: Path) -> StudyPaths:
     try:
         return _with_report(folder, study_result(json.loads(path.read_text("utf-8"))))
     except (ValueError, KeyError) as error:
-        raise UserError(
-            str(path),
-            f"a damaged file, or one of another version ({error})",
-            "what `valuegrad study` wrote",
-            "run the study again: its records are kept",
-        ) from error
+        got = f"a damaged file, or one of another version ({error})"
+        fix = "run the study again: its records are kept"
+        raise UserError(str(path), got, "what `valuegrad study` wrote", fix) from error
 
 
 def write_score(folder: Path, result: StudyResult, outcome: Outcome) -> None:

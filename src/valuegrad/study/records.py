@@ -49,12 +49,8 @@ class Records:
             found = json.loads(path.read_text("utf-8"))
             return Record(found["result"], found["seconds"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                str(path),
-                f"a damaged record ({error})",
-                "a record that valuegrad wrote",
-                "delete the file; it is measured again",
-            ) from error
+            got, fix = f"a damaged record ({error})", "delete the file; it is measured again"
+            raise UserError(str(path), got, "a record that valuegrad wrote", fix) from error
 
     def put(self, measurement: str, inputs: Mapping[str, Any], record: Record) -> None:
         """Write a record; a crash leaves the whole file or none."""
@@ -77,12 +73,9 @@ def claim(out: Path, resolved: str) -> bool:
     if mark.is_file():
         difference = _difference(mark.read_text("utf-8"), resolved)
         if difference:
-            raise UserError(
-                "out",
-                f"{out}, a study with another configuration ({difference})",
-                "a new folder or the same configuration",
-                "name another folder with `out`",
-            )
+            got = f"{out}, a study with another configuration ({difference})"
+            wanted = "a new folder or the same configuration"
+            raise UserError("out", got, wanted, "name another folder with `out`")
         write_atomically(mark, resolved)
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
