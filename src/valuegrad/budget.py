@@ -1,7 +1,5 @@
 """What names an RL run: one place for every hyper-parameter and its default."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field

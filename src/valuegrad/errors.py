@@ -4,8 +4,6 @@ Messages name arguments, others in backticks: "raise `rollouts`". The command li
 flags.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Collection

@@ -1,7 +1,5 @@
 """Files that are whole or not there, and JSON in which the undefined is null."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -3,9 +3,8 @@
 N prompts · G actions in a group
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -30,9 +29,9 @@ class PopulationAdvantages:
     slope: Float[Tensor, " N"]
     baseline: Float[Tensor, " N"]
 
-    def at(self, rows: list[int]) -> PopulationAdvantages:
+    def at(self, rows: list[int]) -> Self:
         """The same for some of the prompts."""
-        return PopulationAdvantages(self.slope[rows], self.baseline[rows])
+        return replace(self, slope=self.slope[rows], baseline=self.baseline[rows])
 
 
 def advantages(rewards: Float[Tensor, "N G"], method: Method = "grpo") -> Float[Tensor, "N G"]:

@@ -7,11 +7,9 @@ rollouts.
 N prompts · B of them · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,7 +26,7 @@ Kind = Literal["one token", "exact", "sampled"]
 Tokens = tuple[int, ...]
 
 # The task that each policy read last: scores, runs and their budgets tokenise it once.
-_latest: WeakKeyDictionary[Policy, tuple[Task, TaskPrompts]] = WeakKeyDictionary()
+_latest: "WeakKeyDictionary[Policy, tuple[Task, TaskPrompts]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +71,7 @@ class Prompts:
         """The completions of a prompt that earn 1 where the reward is exact."""
         return [(*self.answers[row], stop) for stop in self.stops] or [self.answers[row]]
 
-    def some(self, rows: Sequence[int]) -> Prompts:
+    def some(self, rows: Sequence[int]) -> Self:
         """Some of the prompts, in the order of ``rows``."""
         return replace(
             self,

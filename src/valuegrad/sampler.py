@@ -7,8 +7,6 @@ group does not depend on the batch it is drawn in.
 N prompts · G completions of each · R = N·G rows · T tokens of the longest one · V vocabulary
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Constraints stand in the annotations of the fields, and what is wrong is a `User
 the setting. A number is never guessed: ``true``, ``16.9`` and ``"3"`` are no whole numbers.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Mapping

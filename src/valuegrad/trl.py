@@ -7,14 +7,12 @@ over some of the groups, no parameter gradients among them, and two forward pass
 N groups · G completions of each · B = N·G sequences · T completion tokens
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -93,7 +91,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         self._measured_at: int | None = None
         self._weights: dict[str, Tensor] = {}
 
-    def attach(self, trainer: Any) -> CreditMonitor:
+    def attach(self, trainer: Any) -> Self:
         """Watch a trainer from now on; before `train` is called.
 
         Args:
@@ -182,7 +180,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
             found["predicted_gain_error"] = float(gains.std() / math.sqrt(len(gains)))
         return found
 
-    def _log_probabilities(self, groups: _Groups, chosen: list[int]) -> Float[Tensor, "N G"]:
+    def _log_probabilities(self, groups: "_Groups", chosen: list[int]) -> Float[Tensor, "N G"]:
         parts = []
         for start in range(0, len(chosen), self.groups):
             part = chosen[start : start + self.groups]

@@ -1,7 +1,5 @@
 """Which weights: the name, the step and the place of a checkpoint."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The disk space of downloads: which files are valuegrad's, and which of them go at a limit."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection, Iterable, Sequence

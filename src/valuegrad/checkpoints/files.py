@@ -1,7 +1,5 @@
 """The files of a checkpoint: what makes one whole, and the hash of what it computes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The files of one commit on the hub: their hashes without a download, and the download itself."""
 
-from __future__ import annotations
-
 import errno
 import fnmatch
 import hashlib

@@ -1,7 +1,5 @@
 """What the hub's client raises, in valuegrad's own words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

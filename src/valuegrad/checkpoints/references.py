@@ -1,7 +1,5 @@
 """From references to checkpoints: folders, globs of folders, and revisions on the hub."""
 
-from __future__ import annotations
-
 import glob
 import logging
 import re

@@ -1,7 +1,5 @@
 """The commands that list checkpoints and make some: checkpoints and pretrain."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Where commands print: results to stdout, as tables or one JSON document; progress to stderr."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator

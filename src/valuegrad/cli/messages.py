@@ -1,7 +1,5 @@
 """What the command line says of a wrong request, and of a score that may mislead."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The flags of commands: the settings themselves, read from the words of a command line."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial

@@ -8,8 +8,6 @@ stop a completion, the last factor is the sum of their probabilities.
 N prompts · B of them · M scored positions · T tokens of the longest answer, stop included · D width
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ that is the width. What it carries is its norm and effective rank; how far these
 attention weights is measured here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass

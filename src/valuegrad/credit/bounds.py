@@ -7,8 +7,6 @@ so gap ≤ N min(1/2, 1 − ‖p‖², H).
 B distributions · V tokens · entropies in nats
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ where ℓ_t reads h_t alone. h_t feeds no later step: the paper's ∂h_{t+1}/∂
 T completion tokens · D width
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

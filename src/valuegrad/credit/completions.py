@@ -3,8 +3,6 @@
 B sequences · S tokens of a padded array · T tokens of the longest completion
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -9,8 +9,6 @@ attention): theory §1, correction A.
 B sequences · T completion tokens · M scored positions of a batch · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

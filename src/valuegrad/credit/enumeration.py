@@ -6,8 +6,6 @@ G_t = ∂V_t/∂h_t with V_t(h) = E[R | h_t = h, the rest of s_t fixed]. Enumera
 N completions · T tokens of each · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

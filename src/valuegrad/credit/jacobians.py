@@ -7,8 +7,6 @@ vector-Jacobian product in its cotangent, so no forward mode is needed.
 m vectors · D width · K width of what is reached · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -7,8 +7,6 @@ credit that attention carries.
 T steps · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ and its mean distance from G needs only norms and inner products of the W_a − 
 B prompts · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 N prompts · G completions of each · D width
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

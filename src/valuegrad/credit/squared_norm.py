@@ -7,8 +7,6 @@ and Rizzo 2014), estimates ‖G‖² without bias: HSIC with linear kernels (Son
 n rollouts from one state · D width
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

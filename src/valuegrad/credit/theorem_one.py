@@ -8,8 +8,6 @@ S_t = (∂x_{t+1}/∂e_t) Eᵀ (1/τ)(diag y − yyᵀ) W. BPTT follows both, λ
 T steps · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

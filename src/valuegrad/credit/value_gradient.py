@@ -7,8 +7,6 @@ position scores the answer.
 B prompts · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

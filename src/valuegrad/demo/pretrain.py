@@ -5,8 +5,6 @@ the matrices learn by Muon and the rest by AdamW. Copying a label out of the con
 the way, which makes the checkpoints a trajectory worth ranking.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -4,8 +4,6 @@ The code is the running Python's own standard library. The problems are of the t
 `valuegrad.tasks.arithmetic`, so that no pretrained model has seen a prompt that it is measured on.
 """
 
-from __future__ import annotations
-
 import random
 import sysconfig
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ exists. Inner products with G leave out the rollout they are of; what remains of
 N prompts · n rollouts of each
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -7,8 +7,6 @@ modules `vocabulary`, `teacher_forced` and `sampled` has the same functions: `me
 N held-out prompts
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 B prompts · A outcomes
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

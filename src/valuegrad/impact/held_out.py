@@ -3,8 +3,6 @@
 N prompts
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

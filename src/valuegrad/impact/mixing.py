@@ -8,8 +8,6 @@ maximum likelihood (Kiefer and Wolfowitz 1956) gives every function its expectat
 N prompts · P grid points · K distinct functions
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -12,8 +12,6 @@ reward of its own prompts by more than it teaches (correction G).
 N held-out prompts · K distances
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 N prompts
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

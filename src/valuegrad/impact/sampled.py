@@ -10,8 +10,6 @@ rewards 0 or 1 it is expected over the fitted mixture of success probabilities (
 N prompts · n rollouts of each · D width
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """One checkpoint's score: every measurement of theory §6 (Eqs. 24 to 31) in one record."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How a task is measured: in closed form or from rollouts, and how many of these."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -6,11 +6,10 @@ averaged, with standard errors by the jackknife over prompts.
 N prompts
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -50,9 +49,9 @@ class GradientSignals:
 class Signals(GradientSignals, RewardMoments):
     """Everything of theory §6 by prompt, for one method."""
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Signals:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same with a function applied to every measurement."""
-        return Signals(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ Bin(k − 2; n − 4, p). So weights v(k) give the right mean, whatever D is as 
 E[1/(σ + ξ) | k] solves it only on average over prompts, and only where D does not depend on p.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.stats import binom
 

@@ -9,8 +9,6 @@ is averaged over rollouts.
 N prompts · B of them · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 N prompts · B of them
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ No action is sampled.
 N prompts · B of them · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import torch

@@ -11,8 +11,6 @@ as ∂/∂v_t = w_tt g_t and ∂/∂k_t = w_tt scale (g_t · (v_t − out_t)) q_
 B sequences · H heads · S positions · C width of a head
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

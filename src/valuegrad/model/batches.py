@@ -6,8 +6,6 @@ attention mask is needed.
 B sequences · S tokens of the longest · M scored positions · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

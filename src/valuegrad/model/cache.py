@@ -5,8 +5,6 @@ c_{t+1} = F(c_t, o_t): the state of Eq. 15 as correction A has it.
 B copies · S tokens · D width · H key-value heads · C width of a head
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ Only this package knows transformers' internals. Sites are theory's: ``"embeddin
 B states · D width · V vocabulary
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

@@ -6,8 +6,6 @@ which drowns central differences and hides errors in identities. Here those requ
 with float64; in every other dtype the model is left alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any

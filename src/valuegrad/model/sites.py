@@ -6,8 +6,6 @@ block), ``"final"`` (what the output head reads).
 B sequences · S tokens · D width
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The sampling gap against its bounds (Prop. 2), and along the trajectory (Fig. 2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

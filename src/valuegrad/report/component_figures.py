@@ -1,7 +1,5 @@
 """What the scores are made of, beside the gain that they predict (Fig. 3)."""
 
-from __future__ import annotations
-
 import math
 
 import altair as alt

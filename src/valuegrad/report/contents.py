@@ -1,7 +1,5 @@
 """What the page says beside the figures: the variables and filters of its template."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

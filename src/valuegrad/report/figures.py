@@ -1,7 +1,5 @@
 """The figures of a study by name, in reading order. Wall-clock times enter none of them."""
 
-from __future__ import annotations
-
 from altair.typing import ChartType
 
 from valuegrad.report.component_figures import budgets, components

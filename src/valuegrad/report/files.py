@@ -1,7 +1,5 @@
 """What a study writes beside its records: the summary, the per-prompt rows, the report."""
 
-from __future__ import annotations
-
 import io
 import json
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 n checkpoints
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

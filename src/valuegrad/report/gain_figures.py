@@ -1,7 +1,5 @@
 """Measured gains beside predictions, over the trajectory and over the scores (Figs. 1 and 4)."""
 
-from __future__ import annotations
-
 import math
 
 import altair as alt

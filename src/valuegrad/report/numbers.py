@@ -1,7 +1,5 @@
 """Numbers as text for reading: true minus signs, few digits, a dash where one is undefined."""
 
-from __future__ import annotations
-
 import math
 
 UNDEFINED = "–"

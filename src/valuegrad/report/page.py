@@ -4,8 +4,6 @@ The page is the same bytes for the same result, but for the wall-clock times; th
 elements with the attribute ``data-timing`` and nowhere else.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from importlib.resources import files

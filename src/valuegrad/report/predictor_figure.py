@@ -1,7 +1,5 @@
 """The figure that compares predictors: rank correlation with the mean gain, and its interval."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

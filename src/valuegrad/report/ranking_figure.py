@@ -1,7 +1,5 @@
 """The figure of the predicted ranking (Eq. 31): intervals of ranks, chances of being the best."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which prompts RL can learn from: shares by checkpoint, and each prompt of the chosen one."""
 
-from __future__ import annotations
-
 import altair as alt
 from altair.typing import ChartType
 

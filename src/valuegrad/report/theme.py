@@ -1,7 +1,5 @@
 """The look of the figures: colours and type, and the marks and titles that they share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import altair as alt

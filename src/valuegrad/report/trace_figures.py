@@ -1,7 +1,5 @@
 """Where the credit of one completion goes: heat maps of costates (Def. 2), tokens by sites."""
 
-from __future__ import annotations
-
 import json
 import math
 from itertools import pairwise

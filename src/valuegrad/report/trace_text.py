@@ -1,7 +1,5 @@
 """What a trace says in one sentence, and its tokens and sites in print."""
 
-from __future__ import annotations
-
 from valuegrad.model.policy import Site
 from valuegrad.report.numbers import share
 from valuegrad.theory.trace import Trace

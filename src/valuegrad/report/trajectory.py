@@ -1,7 +1,5 @@
 """The checkpoints of a study as an axis, as colours and as rows: shared by the figures."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """z-scores of gain and prediction, correlated and along the trajectory (Fig. 5)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import altair as alt

@@ -1,7 +1,5 @@
 """The sampling gap against its bounds (Prop. 2, Fig. 2), with a record for each checkpoint."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The configuration of a study: TOML in, checked, with every default filled in."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Mapping

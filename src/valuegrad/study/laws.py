@@ -3,8 +3,6 @@
 n checkpoints · K numbers of updates
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A checkpoint on the hub is downloaded where a record is missing, the next while 
 checkpoint that fails is noted and the rest go on; a full disk stops them all.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

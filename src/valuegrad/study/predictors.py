@@ -5,8 +5,6 @@ Adding one is adding a line to `PREDICTORS`; every table, figure and record foll
 n checkpoints
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter

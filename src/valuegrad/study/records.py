@@ -1,7 +1,5 @@
 """Records on disk: one file a measurement, whole or not there, keyed by what was measured."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -3,8 +3,6 @@
 n checkpoints · S seeds · K numbers of updates
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any

@@ -3,8 +3,6 @@
 Scores come first, so that the ranking is there before any RL runs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields

@@ -5,8 +5,6 @@ What is undefined is NaN, never a number.
 n checkpoints · B resamples or draws
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 n checkpoints · K numbers of updates · S seeds
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """The sampling gap against its bounds over a task's prompts, by checkpoint (Prop. 2, Fig. 2)."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the statements are evaluated on: one prompt and a completion drawn after it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

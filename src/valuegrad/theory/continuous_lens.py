@@ -3,8 +3,6 @@
 Each is evaluated in closed form or by exact quadrature.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

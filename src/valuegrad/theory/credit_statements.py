@@ -1,7 +1,5 @@
 """The statements of costates and value gradients: Eqs. 12, 14, 15, corrections A to C."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

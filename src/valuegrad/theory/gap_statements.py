@@ -1,7 +1,5 @@
 """The statements of gap and impact: Eqs. 20, 24, 26, Props. 2, 3, Thm. 1, correction E."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

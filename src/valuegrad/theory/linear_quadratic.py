@@ -6,8 +6,6 @@ V_t(s) = −½ sᵀ P_t s − c_t with P_t from a recursion, and G_t(s) = −P_t
 T steps · S state width · U action width · N noise sequences
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the theory's commands ask for; apart from what computes it, so that flags need no torch."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from valuegrad.settings import Count, Positive, settings

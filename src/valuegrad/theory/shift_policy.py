@@ -5,8 +5,6 @@ action. A constant coefficient Â goes through (correction D); an Â that depend
 not, which is where the paper's Eq. 11 fails for the advantage of a sampled action.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

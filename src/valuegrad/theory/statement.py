@@ -1,7 +1,5 @@
 """One statement of the theory with both of its sides evaluated: a row of ``valuegrad verify``."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -3,8 +3,6 @@
 S sites · N tokens of prompt and completion
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ The corrected statements hold; the paper's own form is listed beside them where 
 (theory §1 to §6). In float64, on one short prompt and a completion that the policy itself draws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import torch

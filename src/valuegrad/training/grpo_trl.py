@@ -6,8 +6,6 @@ Eq. 1 and takes the steps.
 P prompts of an update · G completions a prompt
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

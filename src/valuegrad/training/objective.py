@@ -3,8 +3,6 @@
 N completions · T tokens of a completion
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor

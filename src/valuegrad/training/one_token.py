@@ -6,8 +6,6 @@ end is the whole policy there. One update costs one forward and one backward pas
 B prompts of an update · G actions a prompt · V vocabulary
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What every engine shares: the result of a run, the order of its prompts, and how one fails."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

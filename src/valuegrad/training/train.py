@@ -1,7 +1,5 @@
 """Which engine runs GRPO: the own loop for one-token answers, TRL for everything else."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 
