@@ -4,7 +4,6 @@ N prompts · G actions in a group
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -29,7 +28,7 @@ class PopulationAdvantages:
     slope: Float[Tensor, " N"]
     baseline: Float[Tensor, " N"]
 
-    def at(self, rows: list[int]) -> Self:
+    def at(self, rows: list[int]) -> "PopulationAdvantages":
         """The same for some of the prompts."""
         return replace(self, slope=self.slope[rows], baseline=self.baseline[rows])
 

@@ -9,7 +9,7 @@ N prompts · B of them · V vocabulary
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -71,7 +71,7 @@ class Prompts:
         """The completions of a prompt that earn 1 where the reward is exact."""
         return [(*self.answers[row], stop) for stop in self.stops] or [self.answers[row]]
 
-    def some(self, rows: Sequence[int]) -> Self:
+    def some(self, rows: Sequence[int]) -> "Prompts":
         """Some of the prompts, in the order of ``rows``."""
         return replace(
             self,

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -91,7 +91,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         self._measured_at: int | None = None
         self._weights: dict[str, Tensor] = {}
 
-    def attach(self, trainer: Any) -> Self:
+    def attach(self, trainer: Any) -> "CreditMonitor":
         """Watch a trainer from now on; before `train` is called.
 
         Args:

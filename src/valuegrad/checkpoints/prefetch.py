@@ -5,7 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 from valuegrad.checkpoints.checkpoint import Checkpoint, HubCommit
 from valuegrad.checkpoints.eviction import evict, free_bytes, in_words
@@ -30,7 +29,7 @@ class Downloads:
         self._running: dict[HubCommit, tuple[Future[Path], Transfer]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="download")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Downloads":
         return self
 
     def __exit__(self, *_: object) -> None:

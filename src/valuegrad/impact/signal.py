@@ -9,7 +9,6 @@ N prompts
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -49,7 +48,7 @@ class GradientSignals:
 class Signals(GradientSignals, RewardMoments):
     """Everything of theory §6 by prompt, for one method."""
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Signals":
         """The same with a function applied to every measurement."""
         return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
