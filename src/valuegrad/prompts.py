@@ -38,8 +38,8 @@ class Prompts:
             ``"exact"``, teacher forcing; ``"sampled"``, rollouts.
         examples: the prompts as text.
         tokens: token ids of each prompt.
-        answers: token ids of each answer, without a stop token; empty where the reward compares
-            texts and completions may be longer than a token.
+        answers: token ids of each answer, without a stop token; empty where the reward reads texts
+            and the answers do not decide the kind.
         stops: ids of the tokens that end a completion; none where it is one token.
         max_tokens: the most tokens of a completion, its stop token included.
         reward: of a completion.
@@ -177,15 +177,14 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
     exact = isinstance(task.reward, Exact)
     own = isinstance(task.reward, Exact) or ":" in task.reward.name
     undecided = task.max_tokens is None and task.stop is None and own
-    wholes: list[Tokens] = []
-    if exact or undecided or task.max_tokens == 1:
+    single, wholes = task.max_tokens == 1, tokens
+    if exact or undecided:
         wholes = _encoded(policy, [e.prompt + e.answer for e in examples])
-    single = task.max_tokens == 1 or (
+    if undecided:
         # Answers that merge with their prompts are refused below, by name, whatever their length.
-        undecided and all(len(w) - len(p) <= 1 for p, w in zip(tokens, wholes, strict=True))
-    )
+        single = all(len(w) - len(p) <= 1 for p, w in zip(tokens, wholes, strict=True))
     answers: list[Tokens] = [()] * len(tokens)
-    if exact or single:
+    if exact or (undecided and single):
         wanted = "exactly one token" if single else "one token or more"
         for example, prompt, whole in zip(examples, tokens, wholes, strict=True):
             count = len(whole) - len(prompt)

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.credit.completions import Completions, completions
-from valuegrad.credit.costates import Costates, costates_at
+from valuegrad.credit.costates import costates_at
 from valuegrad.credit.squared_norm import inner_product
 from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.sampled import LEAST, binary_rewards, sampled_headrooms
@@ -154,8 +154,10 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
 
     def _measure(self, batch: dict[str, Any], since: int | None) -> dict[str, float]:
         groups = _Groups(self._trainer, batch)
+        whole, alpha = groups.whole, self.alpha
+        headrooms = sampled_headrooms(whole, alpha, binary_rewards(whole)) if len(whole) else whole
         found = {
-            "headroom": _headroom(groups.whole, self.alpha),
+            "headroom": float(headrooms.mean()),
             "zero_spread_groups": float((groups.whole.amax(1) == groups.whole.amin(1)).sum()),
         }
         then, self._weights = self._weights, _copied(self._trainer.model)
@@ -168,14 +170,17 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         rewards, signal = groups.rewards[chosen], groups.advantages[chosen]
         scores = costates[self.site].total[:, 0].cpu().view(*rewards.shape, -1)
         found["alignment"] = float(inner_product(scores, signal, rewards).mean())
-        found["transport_share"] = _transport_share(costates[self._middle], signal.flatten() != 0)
+        credited = (signal.flatten() != 0).to(self._policy.device)
+        shares = costates[self._middle].transport_share[credited]
+        found["transport_share"] = float(shares.double().nanmean())
         if since is not None:
             log_now = self._log_probabilities(groups, scorable)
             share = BACK if torch.finfo(self._policy.head.dtype).bits >= 32 else 1.0
             with _moved_back(self._trainer.model, then, self._weights, share):
                 log_then = self._log_probabilities(groups, scorable)
-            gains = _covariance(groups.rewards[scorable], log_now - log_then)
-            gains = gains * (self.every / since / share)
+            known, change = groups.rewards[scorable], log_now - log_then
+            covariance = ((known - known.mean(1, keepdim=True)) * change).sum(1)
+            gains = covariance / (known.shape[1] - 1) * (self.every / since / share)
             found["predicted_gain"] = float(gains.mean())
             found["predicted_gain_error"] = float(gains.std() / math.sqrt(len(gains)))
         return found
@@ -232,21 +237,6 @@ class _Groups:
             own.to(policy.head.dtype),
             torch.cat([keep.bool(), mask], dim=1),
         ), own
-
-
-def _headroom(rewards: Float[Tensor, "N G"], alpha: float) -> float:
-    if not len(rewards):
-        return math.nan
-    return float(sampled_headrooms(rewards, alpha, binary_rewards(rewards)).mean())
-
-
-def _transport_share(costates: Costates, credited: Bool[Tensor, " B"]) -> float:
-    return float(costates.transport_share[credited.to(costates.mask.device)].double().nanmean())
-
-
-def _covariance(a: Float[Tensor, "N G"], b: Float[Tensor, "N G"]) -> Float[Tensor, " N"]:
-    """Unbiased in each group."""
-    return ((a - a.mean(1, keepdim=True)) * b).sum(1) / (a.shape[1] - 1)
 
 
 def _check(trainer: Any) -> None:

@@ -16,7 +16,7 @@ def test_longer_answers_move_in_more_steps_unless_told():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"estimator": "exact"}, "estimator: got 'exact'; wanted one of auto, closed-form, sampled"),
+        ({"estimator": "exact"}, "got 'exact'; wanted one of auto, closed-form, sampled"),
         ({"rollouts": 3}, "rollouts: got 3; wanted 4 or more"),
         ({"branch": -1}, "branch: got -1; wanted 0 or more"),
         ({"rollout_seed": -1}, "rollout_seed: got -1"),

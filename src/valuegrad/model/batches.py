@@ -92,13 +92,8 @@ def left_padded(
     policy: Policy, sequences: Sequence[Sequence[int]]
 ) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"]]:
     """Token ids padded on the left, as drawing wants them, and their attention mask."""
-    longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, longest - len(sequence) :] = torch.tensor(sequence)
-        mask[row, longest - len(sequence) :] = 1
-    return ids.to(policy.device), mask.to(policy.device)
+    ids = right_padded(policy, [s[::-1] for s in sequences]).flip(1)
+    return ids, right_padded(policy, [[1] * len(s) for s in sequences]).flip(1)
 
 
 def final_states(policy: Policy, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
