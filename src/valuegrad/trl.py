@@ -25,6 +25,7 @@ from valuegrad.credit.costates import costates_at
 from valuegrad.credit.squared_norm import inner_product
 from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.sampled import LEAST, binary_rewards, sampled_headrooms
+from valuegrad.impact.settings import ALPHA
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
 
@@ -78,7 +79,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, every: int = 10, *, groups: int = 8, site: Site = "final", alpha: float = 5.0
+        self, every: int = 10, *, groups: int = 8, site: Site = "final", alpha: float = ALPHA
     ) -> None:
         for name, value in (("every", every), ("groups", groups)):
             if value < 1:

@@ -19,7 +19,7 @@ from torch import Tensor
 from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError
 from valuegrad.impact import sampled, teacher_forced, vocabulary
-from valuegrad.impact.settings import Sampling
+from valuegrad.impact.settings import ALPHA, Sampling
 from valuegrad.impact.signal import Impact
 from valuegrad.impact.update import Update
 from valuegrad.model.policy import Policy, Site
@@ -57,7 +57,7 @@ def estimator(
     sampling: Sampling,
     *,
     site: Site = "final",
-    alpha: float = 5.0,
+    alpha: float = ALPHA,
 ) -> Estimator:
     """The way to measure a tokenised task for a budget's method and group size."""
     held_out, method = prompts.evaluation, budget.method

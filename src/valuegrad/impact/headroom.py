@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.errors import UserError, check_positive
+from valuegrad.impact.settings import ALPHA
 
 LARGE = 50.0  # nats; above this e^x drowns the digits that expm1 saves
 
 
 def headroom(
     rewards: Float[Tensor, "*B A"],
-    alpha: float = 5.0,
+    alpha: float = ALPHA,
     probabilities: Float[Tensor, "*B A"] | None = None,
 ) -> Float[Tensor, "*B"]:
     """H_α = (1/α) log E[e^{αR}] − E[R] of each prompt, in float64.

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from valuegrad.budget import METHODS, Method
+from valuegrad.budget import METHODS, Budget, Method
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.credit.squared_norm import squared_norm
 from valuegrad.errors import UserError
@@ -28,6 +28,7 @@ from valuegrad.impact.costate_error import costate_error, two_valued_costate_err
 from valuegrad.impact.headroom import headroom
 from valuegrad.impact.mixing import Mixing, mixing, pseudo_values
 from valuegrad.impact.sampled_update import reweighted_update, update
+from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import (
     GradientSignals,
     Impact,
@@ -54,8 +55,8 @@ def measure(
     *,
     methods: Sequence[Method] = METHODS,
     site: Site = "final",
-    alpha: float = 5.0,
-    group_size: int = 16,
+    alpha: float = ALPHA,
+    group_size: int = Budget.group_size,
     deeper: tuple[Sequence[int], Rollouts] | None = None,
 ) -> tuple[dict[Method, Impact], float]:
     """Measure everything of theory §6 from groups of rollouts, one a prompt.

@@ -11,7 +11,7 @@ from valuegrad.checkpoints.files import weights_sha256
 from valuegrad.impact.estimator import Measured, estimator
 from valuegrad.impact.probe import move
 from valuegrad.impact.readiness import readiness
-from valuegrad.impact.settings import Sampling
+from valuegrad.impact.settings import ALPHA, Sampling
 from valuegrad.impact.signal import Measurements, check_settings
 from valuegrad.model.policy import Policy, Site, check_full_precision
 from valuegrad.model.sites import check_site
@@ -66,7 +66,7 @@ def score(
     *,
     budget: Budget | None = None,
     site: Site = "final",
-    alpha: float = 5.0,
+    alpha: float = ALPHA,
     sampling: Sampling | None = None,
 ) -> Score:
     """Measure everything that predicts the gain of an RL budget from this checkpoint.

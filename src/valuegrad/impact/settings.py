@@ -6,6 +6,7 @@ from pydantic import Field
 
 from valuegrad.settings import Count, Natural, settings
 
+ALPHA = 5.0  # tilt of the headroom (Eq. 28), for rewards in [0, 1]
 # The reward of several tokens bends more: their probabilities multiply.
 LONGER_STEPS = 4
 Estimator = Literal["auto", "closed-form", "sampled"]

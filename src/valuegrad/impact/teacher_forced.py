@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.budget import METHODS, Method
+from valuegrad.budget import METHODS, Budget, Method
 from valuegrad.credit.answer_gradients import (
     AnswerGradients,
     answer_gradients,
@@ -27,6 +27,7 @@ from valuegrad.credit.costates import costates_at
 from valuegrad.credit.score_geometry import centred_head, final_geometry
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.impact.headroom import log_mean_exp
+from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
 from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
 from valuegrad.methods import PopulationAdvantages, population_advantages
@@ -44,8 +45,8 @@ def measure(
     *,
     methods: Sequence[Method] = METHODS,
     site: Site = "final",
-    alpha: float = 5.0,
-    group_size: int = 16,
+    alpha: float = ALPHA,
+    group_size: int = Budget.group_size,
     drawn: Rollouts | None = None,
 ) -> dict[Method, Impact]:
     """Measure everything of theory §6 for several methods at once.

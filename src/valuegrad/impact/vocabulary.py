@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.budget import METHODS, Method
+from valuegrad.budget import METHODS, Budget, Method
 from valuegrad.credit.score_geometry import (
     centred_head,
     final_geometry,
@@ -26,6 +26,7 @@ from valuegrad.credit.value_gradient import (
     site_jacobian,
 )
 from valuegrad.impact.headroom import log_mean_exp
+from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
 from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
 from valuegrad.methods import PopulationAdvantages, check_method, population_advantages
@@ -50,8 +51,8 @@ def measure(
     *,
     methods: Sequence[Method] = METHODS,
     site: Site = "final",
-    alpha: float = 5.0,
-    group_size: int = 16,
+    alpha: float = ALPHA,
+    group_size: int = Budget.group_size,
 ) -> dict[Method, Impact]:
     """Measure Σ, Λ, alignment, headroom and the scores for several methods at once.
 
