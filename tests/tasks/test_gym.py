@@ -1,5 +1,6 @@
 """reasoning-gym: every question once, splits by question, and what counts as right."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 import reasoning_gym
 
 from valuegrad.errors import UserError
+from valuegrad.rewards.worker import Worker
+from valuegrad.tasks import gym
 from valuegrad.tasks.gym import gym_task
 from valuegrad.tasks.settings import TaskSettings, build_task
 from valuegrad.tasks.task import HELD_OUT, held_out
@@ -38,7 +41,8 @@ def test_reasoning_gym_repeats_questions_and_leaks_between_seeds():
     assert not first & second
 
 
-def test_right_is_the_full_score_and_nothing_less():
+def test_right_is_the_full_score_and_nothing_less(monkeypatch):
+    monkeypatch.setattr(gym, "_WORKER", Worker("reasoning_gym", cpu_seconds=1.0))
     task = gym_task("countdown", prompts=4, train_prompts=4)
     first = task.evaluation[0]
     dataset = reasoning_gym.create_dataset("countdown", size=1, seed=0)
@@ -81,13 +85,13 @@ def test_a_line_break_ends_answers_of_one_line_only():
 
 
 def test_every_process_makes_the_same_task():
-    # These draw from sets, from the global generator, or from one generator for all items.
-    names = ("word_ladder", "list_functions", "acre")
+    # These draw from sets, from a global generator, or from one generator for all items.
+    names = ("word_ladder", "list_functions", "acre", "codeio")
     code = (
         "from valuegrad.tasks.gym import gym_task\n"
         f"for name in {names!r}:\n    print(gym_task(name, prompts=2, train_prompts=4).sha256)"
     )
-    words, seed = [sys.executable, "-c", code], {"PYTHONHASHSEED": "1"}
+    words, seed = [sys.executable, "-c", code], {**os.environ, "PYTHONHASHSEED": "1"}
     there = subprocess.run(words, env=seed, capture_output=True, text=True, check=True).stdout
     here = [gym_task(name, prompts=2, train_prompts=4).sha256 for name in names]
     assert there.split() == here

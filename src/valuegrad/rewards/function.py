@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import inspect
 import math
 import numbers
 import re
-import threading
+import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from valuegrad.errors import UserError, ValuegradError
 from valuegrad.rewards.example import Example
-from valuegrad.rewards.time_limit import NeedsMainThread, TimeLimitPassed, call, call_within
-
-TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,30 +31,35 @@ class FunctionReward:
     function without ``**`` gets those of them that it names. It may be ``async``. None in its list,
     which leaves a completion to TRL's other rewards, is an error: here there is one reward.
 
+    It runs in this process and without a time limit, so that closures and functions of a notebook
+    work; one that hangs holds the program up. A task's reward ``module:function`` runs in a process
+    of its own, under a limit.
+
     Attributes:
-        name: ``module:function``, or the name of a reward of valuegrad's own.
+        name: of the reward, for errors and hashes.
         function: the function.
         binary: whether every reward is known to be 0 or 1.
-        timeout: the most seconds that a call may take; None for no limit.
+        version: what the hash of a task takes of the function; None takes its source.
+
+    Raises:
+        UserError: when called, if the function raises, or returns the wrong number of values or
+            something other than finite numbers.
+
+    Example:
+        >>> length = FunctionReward("length", lambda completions, **_: map(len, completions))
+        >>> length([Example("1+1=", "2")], ["two"])
+        [3.0]
     """
 
     name: str
     function: Callable[..., Any]
     binary: bool = False
-    timeout: float | None = TIMEOUT
-    _own_limits: list[bool] = field(default_factory=list, repr=False, compare=False)
+    version: str | None = None
 
     @property
     def identity(self) -> str:
-        """The name and the source of the function, so that an edited one is measured again."""
-        try:
-            source = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            # An address in memory differs from run to run.
-            source = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.function))
-            with contextlib.suppress(OSError, TypeError):
-                source += inspect.getsource(type(self.function))
-        return f"{self.name}\n{hashlib.sha256(source.encode()).hexdigest()}"
+        """What the hash of a task takes of the reward: an edited function is measured again."""
+        return f"{self.name}\n{self.version or _source_sha256(self.function)}"
 
     def __call__(
         self,
@@ -63,117 +67,103 @@ class FunctionReward:
         completions: Sequence[str],
         completion_ids: Sequence[Sequence[int]] | None = None,
     ) -> list[float]:
-        """Score completions and check what comes back.
-
-        Args:
-            examples: the example of each completion.
-            completions: the texts.
-            completion_ids: their token ids, for functions that ask for them.
-
-        Returns:
-            One finite reward each.
-
-        Raises:
-            UserError: the function raises, takes longer than the time limit, or returns the wrong
-                number of values or something other than finite numbers.
-        """
-        arguments = self._arguments(examples, completions, completion_ids)
-        argument, first = f"reward {self.name}", f"(first prompt {examples[0].prompt!r})"
-        try:
-            values = self._call(lambda: self.function(**arguments))
-        except ValuegradError:
-            raise
-        except TimeLimitPassed as error:
-            raise UserError(
-                argument,
-                f"{error} {first}",
-                "a function that scores every completion in time",
-                "mend the function, or raise --reward-timeout",
-            ) from error
-        except Exception as error:
-            raise UserError(
-                argument,
-                f"{type(error).__name__}: {error}{_place(error, self.function)} {first}",
-                "a function that scores every completion",
-                "mend the function",
-            ) from error
-        return self._checked(values, examples, completions)
-
-    def _call(self, function: Callable[[], object]) -> object:
-        main = threading.current_thread() is threading.main_thread()
-        if self.timeout is None or (self._own_limits and main):
-            return call(function)
-        try:
-            return call_within(self.timeout, function)
-        except NeedsMainThread:
-            if not main:
-                raise
-            # It keeps time itself, as math-verify does: TRL, too, would call it in this thread.
-            self._own_limits.append(True)
-            return call(function)
-
-    def _arguments(
-        self,
-        examples: Sequence[Example],
-        completions: Sequence[str],
-        completion_ids: Sequence[Sequence[int]] | None,
-    ) -> dict[str, object]:
-        names = dict.fromkeys(key for example in examples for key in example.columns)
-        extras: dict[str, object] = {
-            "trainer_state": None,
-            "log_extra": _ignore,
-            "log_metric": _ignore,
-        }
-        if completion_ids is not None:
-            extras["completion_ids"] = [list(ids) for ids in completion_ids]
-        return {
-            **{name: extras[name] for name in extras if _accepts(self.function, name)},
+        """One finite reward for each completion, of its example and, where known, its tokens."""
+        names = dict.fromkeys(name for example in examples for name in example.columns)
+        arguments = {
+            **_extras(self.function, completion_ids),
             **{name: [e.columns.get(name) for e in examples] for name in names},
             "answer": [e.answer for e in examples],
             "prompts": [e.prompt for e in examples],
             "completions": list(completions),
         }
-
-    def _checked(
-        self, values: object, examples: Sequence[Example], completions: Sequence[str]
-    ) -> list[float]:
-        argument, fix = f"reward {self.name}", "return one finite number per completion"
         try:
-            rewards = list(values)  # type: ignore[call-overload]
-            # Scalars of numpy and torch become Python's.
-            rewards = [v.item() if hasattr(v, "item") else v for v in rewards]
-        except (TypeError, ValueError, RuntimeError) as error:
-            got = f"{type(values).__name__} for prompt {examples[0].prompt!r}"
-            raise UserError(argument, got, "a list of numbers", fix) from error
-        if len(rewards) != len(completions):
-            got = f"{len(rewards)} values for {len(completions)} completions"
-            got += f", the first of prompt {examples[0].prompt!r}"
-            raise UserError(argument, got, "one value per completion", fix)
-        for value, example, completion in zip(rewards, examples, completions, strict=True):
-            if not isinstance(value, numbers.Real) or not math.isfinite(value):
-                got = f"{value!r} for prompt {example.prompt!r}, completion {completion!r}"
-                raise UserError(argument, got, "a finite number", _NONE if value is None else fix)
-        return [float(value) for value in rewards]
+            with contextlib.redirect_stdout(sys.stderr):
+                values = _awaited(self.function(**arguments))
+                values = list(values) if isinstance(values, Iterator) else values
+        except ValuegradError:
+            raise
+        except (Exception, SystemExit) as error:
+            place = f"{_place(error, self.function)} (first prompt {examples[0].prompt!r})"
+            raise UserError(
+                f"reward {self.name}",
+                f"{type(error).__name__}: {error}{place}",
+                "a function that scores every completion",
+                "mend the function",
+            ) from error
+        return _checked(f"reward {self.name}", values, examples, completions)
 
 
-_NONE = "return 0 where the function does not apply: there is no other reward to take its place"
+def _source_sha256(function: Callable[..., Any]) -> str:
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        # An address in memory differs from run to run.
+        source = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function))
+        with contextlib.suppress(OSError, TypeError):
+            source += inspect.getsource(type(function))
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _extras(
+    function: Callable[..., Any], completion_ids: Sequence[Sequence[int]] | None
+) -> dict[str, Any]:
+    """What TRL adds to the columns, as far as a function takes it."""
+    extras: dict[str, Any] = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
+    if completion_ids is not None:
+        extras["completion_ids"] = [list(ids) for ids in completion_ids]
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return extras
+    return {p.name: extras[p.name] for p in parameters if p.name in extras}
 
 
 def _ignore(*_: object, **__: object) -> None:
     pass
 
 
-def _place(error: Exception, function: Callable[..., Any]) -> str:
+def _awaited(value: Any) -> Any:
+    if not inspect.isawaitable(value):
+        return value
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_result(value))
+    with ThreadPoolExecutor(1) as thread:  # a notebook's own loop runs in this one
+        return thread.submit(asyncio.run, _result(value)).result()
+
+
+async def _result(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _place(error: BaseException, function: Callable[..., Any]) -> str:
     """File and line of the function's own source in which an error came about."""
     source = getattr(getattr(function, "__code__", None), "co_filename", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename == source]
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == source]
     return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
-def _accepts(function: Callable[..., Any], name: str) -> bool:
+def _checked(
+    argument: str, values: Any, examples: Sequence[Example], completions: Sequence[str]
+) -> list[float]:
+    fix = "return one finite number per completion"
     try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        # Scalars of numpy and torch become Python's.
+        rewards = [v.item() if hasattr(v, "item") else v for v in values]
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"{type(values).__name__} for prompt {examples[0].prompt!r}"
+        raise UserError(argument, got, "a list of numbers", fix) from error
+    if len(rewards) != len(completions):
+        got = f"{len(rewards)} values for {len(completions)} completions"
+        got += f", the first of prompt {examples[0].prompt!r}"
+        raise UserError(argument, got, "one value per completion", fix)
+    for value, example, completion in zip(rewards, examples, completions, strict=True):
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            got = f"{value!r} for prompt {example.prompt!r}, completion {completion!r}"
+            if value is None:
+                fix = "return 0 where the function does not apply: no other reward takes its place"
+            raise UserError(argument, got, "a finite number", fix)
+    return [float(value) for value in rewards]

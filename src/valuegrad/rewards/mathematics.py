@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from valuegrad.errors import UserError
-from valuegrad.rewards.isolation import Isolated
+from valuegrad.rewards.worker import Worker
 
-_JUDGES = Isolated("math_verify")
+_WORKER = Worker("math_verify")
+_WORD = re.compile(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2,}")
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{[^}]*\}")
+_MARKS = ("$", "\\boxed", "\\(", "\\[")
 
 
 def mathematics(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
-    r"""Reward 1 where math-verify finds a completion equal to its answer, else 0.
+    """Reward 1 where the boxed or last expression of a completion equals its answer, else 0.
 
-    math-verify takes the completion's boxed or last expression. One that keeps it busy for more
-    than `isolation.SECONDS` is wrong.
-
-    Args:
-        completions: the texts.
-        answer: the right answer of each: an expression, LaTeX, or a text that ends in it; what
-            stands before ``####`` is left out.
-
-    Returns:
-        A reward each.
-
-    Example:
-        ``mathematics([r"so it is $\frac{1}{2}$"], ["0.5"])`` is ``[1.0]``.
+    An answer is an expression, LaTeX, or a text that ends in it; what stands before ``####`` is
+    left out. A completion that keeps math-verify busy for too long is wrong.
     """
-    pairs = zip(completions, answer, strict=True)
-    return [_JUDGES("math_equal", completion, right) or 0.0 for completion, right in pairs]
+    return _WORKER.scores(_equal, zip(completions, answer, strict=True))
 
 
 def readable(answer: str) -> bool:
     """Whether math-verify makes something of an answer."""
-    return bool(_JUDGES("math_readable", answer))
+    return _WORKER.scores(_readable, [(answer,)]) == [1.0]
 
 
 def check_installed() -> None:
-    """Refuse to go on without math-verify.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Refuse to go on without math-verify."""
     if importlib.util.find_spec("math_verify") is None:
-        raise UserError(
-            "reward",
-            "'math' without math-verify installed",
-            "the extra that holds it",
-            "pip install 'valuegrad[math]'",
-        )
+        got, fix = "'math' without math-verify installed", "pip install 'valuegrad[math]'"
+        raise UserError("reward", got, "the extra that holds it", fix)
+
+
+def _equal(completion: str, answer: str) -> float:
+    from math_verify import verify
+
+    return float(verify(_right(answer), _expressions(completion), timeout_seconds=None))
+
+
+def _readable(answer: str) -> float:
+    return float(bool(_right(answer)))
+
+
+@cache
+def _right(answer: str) -> list[Any]:
+    return _expressions(answer.rsplit("####", 1)[-1])
+
+
+def _expressions(text: str) -> list[Any]:
+    """What math-verify reads in a text; a bare expression is put between dollars for it."""
+    from math_verify import parse
+
+    lines = text.strip().splitlines()
+    bare = lines[-1].strip().rstrip(".") if lines else ""
+    if bare and not any(m in text for m in _MARKS) and not _WORD.search(_TEXT.sub("", bare)):
+        found = parse(f"${bare}$", parsing_timeout=None)
+        if found:
+            return list(found)
+    return list(parse(text, parsing_timeout=None))

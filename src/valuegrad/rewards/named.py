@@ -1,62 +1,128 @@
-"""From the name of a reward to the reward."""
+"""From the name of a reward to the reward; the user's functions run in a process of their own."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import pickle
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from valuegrad.errors import UserError, check_positive, suggestion
 from valuegrad.rewards import mathematics
 from valuegrad.rewards.exact import Exact
-from valuegrad.rewards.function import TIMEOUT, FunctionReward
+from valuegrad.rewards.example import Example
+from valuegrad.rewards.function import FunctionReward
 from valuegrad.rewards.number import number
-from valuegrad.rewards.time_limit import call
+from valuegrad.rewards.worker import EndedError, Worker
 
 NAMES = ("exact", "number", "math")
+TIMEOUT = 60.0
+# In the hashes of tasks; change one when its reward scores otherwise.
+_NUMBER = "08f6ee5108e8b9ac6d99cf1afd34f5eb236d81e8d0f66125b428417ac151f120"
+_MATH = "c0c6ac13f863b438a43280ad895b4f60cb573214635abe26170b3404ea0d1fc7"
+# What is wanted of a function and its columns, and what to do where they are something else.
+_HERE = ("what another process can have", "make a FunctionReward of it, which runs in this one")
+_WORKER = Worker()
 
 
-def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward:
-    """The reward that a name stands for.
+@dataclass(frozen=True)
+class ImportedReward:
+    """A function ``module:function``, called as `FunctionReward` says but under a time limit.
 
-    Args:
-        name: ``exact``, ``number``, ``math`` or ``module:function``; a module beside the working
-            folder counts too.
-        timeout: the most seconds that a call of the function may take.
+    One process imports all of them by name, apart from this program, and keeps their state. A call
+    that takes longer than `timeout` seconds ends it; the next call imports the module anew.
+    """
 
-    Returns:
-        The reward.
+    name: str
+    timeout: float
+    identity: str
+    binary: bool = False
 
-    Raises:
-        UserError: no such reward, the function cannot be imported, or math-verify is missing.
+    def __call__(
+        self,
+        examples: Sequence[Example],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> list[float]:
+        """One finite reward for each completion."""
+        argument = f"reward {self.name}"
+        try:
+            call = pickle.dumps((examples, completions, completion_ids))
+        except Exception as error:
+            raise UserError(argument, f"{type(error).__name__}: {error}", *_HERE) from error
+        # Outside the limit: a new process imports the module.
+        identity, fault = _WORKER.call(_import, self.name, str(Path.cwd()), sys.path)
+        if identity != self.identity:
+            got = fault or "an edited function"
+            raise UserError(argument, got, "the function of the task", "make the task anew")
+        try:
+            rewards, complaint = _WORKER.call(_score, self.name, call, limit=self.timeout)
+        except EndedError as error:
+            raise UserError(
+                argument,
+                f"{error} (first prompt {examples[0].prompt!r})",
+                "a function that scores every completion in time",
+                "mend the function, or raise `reward_timeout`",
+            ) from error
+        if complaint:
+            raise UserError(*complaint)
+        return list(rewards)
 
-    Example:
-        >>> reward_named("exact")
-        Exact()
+
+def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward | ImportedReward:
+    """The reward ``exact``, ``number``, ``math`` or ``module:function``, of the working folder too.
+
+    A module that only this process has, such as ``__main__``, cannot be imported in another: its
+    function runs here, without a time limit.
     """
     check_positive("reward_timeout", timeout, f"use the default, {TIMEOUT:g}")
     if name == "exact":
         return Exact()
     if name == "number":
-        return FunctionReward(name, number, binary=True, timeout=None)
+        return FunctionReward(name, number, binary=True, version=_NUMBER)
     if name == "math":
         mathematics.check_installed()
-        return FunctionReward(name, mathematics.mathematics, binary=True, timeout=None)
+        return FunctionReward(name, mathematics.mathematics, binary=True, version=_MATH)
     module, _, function = name.partition(":")
     if not module or not function:
         fix = suggestion(name, NAMES, "use one of those")
         raise UserError("reward", repr(name), f"{', '.join(NAMES)} or module:function", fix)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    identity, fault = _WORKER.call(_import, name, str(Path.cwd()), sys.path)
+    if identity:
+        return ImportedReward(name, timeout, identity)
+    here = getattr(sys.modules.get(module), function, None)
+    if callable(here):
+        return FunctionReward(name, here)
+    fix = "check both names; the working folder is searched too"
+    raise UserError("reward", f"{name!r}, {fault}", "a function of an importable module", fix)
+
+
+def _import(name: str, folder: str, path: list[str]) -> tuple[str, str]:
+    """Runs in the process: the identity of a function, or what is wrong with it."""
+    os.chdir(folder)
+    sys.path[:] = path if folder in path else [folder, *path]
     try:
-        found = call(lambda: getattr(importlib.import_module(module), function))
-    except Exception as error:
-        raise UserError(
-            "reward",
-            f"{name!r}, which cannot be imported ({type(error).__name__}: {error})",
-            "module:function of an importable module",
-            "check both names; the working folder is searched too",
-        ) from error
+        return _function(name).identity, ""
+    except BaseException as error:
+        return "", f"which cannot be imported ({type(error).__name__}: {error})"
+
+
+def _function(name: str) -> FunctionReward:
+    module, _, function = name.partition(":")
+    found = getattr(importlib.import_module(module), function)
     if not callable(found):
-        raise UserError("reward", f"{name!r}, a {type(found).__name__}", "a function", "name one")
-    return FunctionReward(name, found, timeout=timeout)
+        raise TypeError(f"a {type(found).__name__}, not a function")
+    return FunctionReward(name, found)
+
+
+def _score(name: str, call: bytes) -> tuple[list[float], tuple[str, str, str, str] | None]:
+    """Runs in the process: rewards, or the four texts of a `UserError`."""
+    try:
+        return _function(name)(*pickle.loads(call)), None
+    except UserError as error:
+        return [], (error.argument, error.got, error.wanted, error.fix)
+    except Exception as error:
+        return [], (f"reward {name}", f"{type(error).__name__}: {error}", *_HERE)

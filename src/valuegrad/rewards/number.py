@@ -1,16 +1,9 @@
-r"""The reward `number`: the last number of a completion equals the answer's last number.
+r"""The reward `number`: the last number of a completion equals the answer's last number, exactly.
 
-What is a number, and what it is worth:
-
-- digits with thousands separators (``1,234``, LaTeX ``1{,}234``), decimals (``3.50``, ``.5``) and
-  exponents (``2e-3``); a period that ends a sentence is none of its decimals;
-- a fraction ``1/2`` or ``\frac{1}{2}`` is its value, so it equals ``0.5``; ``2 1/2`` is 2.5; dates
-  such as ``9/11/2001`` are three numbers;
-- a sign counts where it touches the number (``-5``, ``-$5``, ``$-5``, ``−5``); right after a digit,
-  a letter or a bracket it is a minus between two numbers, so ``16-3`` ends in 3;
-- currency and percent signs are units and are left out: ``50%`` equals ``50``.
-
-Values are compared exactly, as fractions.
+Numbers have thousands separators (``1,234``, ``1{,}234``), decimals, exponents or a fraction bar
+(``1/2``, ``\frac{1}{2}``; ``2 1/2`` is 2.5, but ``9/11/2001`` three numbers). A sign counts where
+it touches the number (``-$5``, ``$-5``); right after a digit, a letter or a bracket it is a minus
+between two numbers (``16-3`` ends in 3). Currency and percent signs are left out: ``50%`` is 50.
 """
 
 from __future__ import annotations
@@ -39,19 +32,7 @@ _FRACTION = re.compile(r"([0-9])?\\[dt]?frac\s*\{\s*([0-9.,]+)\s*\}\s*\{\s*([0-9
 
 
 def number(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
-    """Reward 1 where the last number of a completion equals the answer's last number, else 0.
-
-    Args:
-        completions: the texts.
-        answer: the right answer of each, with at least one number.
-
-    Returns:
-        A reward each.
-
-    Example:
-        >>> number(["so she has $1,200.00.", "12 or 13"], ["#### 1200", "12"])
-        [1.0, 0.0]
-    """
+    """Reward 1 where the last number of a completion equals the answer's last number, else 0."""
     pairs = zip(completions, answer, strict=True)
     return [
         float((found := last_number(completion)) is not None and found == last_number(right))
@@ -60,18 +41,7 @@ def number(completions: Sequence[str], answer: Sequence[str], **_: object) -> li
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number of a text, exactly; None where there is none.
-
-    Args:
-        text: any text.
-
-    Returns:
-        Its value.
-
-    Example:
-        >>> last_number("16 - 3 = 13."), last_number("-1/2"), last_number("none")
-        (Fraction(13, 1), Fraction(-1, 2), None)
-    """
+    """The last number of a text, exactly; None where there is none."""
     text = text.replace("−", "-").replace("{,}", ",")
     text = _FRACTION.sub(lambda m: (f"{m[1]} " if m[1] else "") + f"{m[2]}/{m[3]}", text)
     found = deque(_NUMBER.finditer(text), maxlen=1)

@@ -7,6 +7,7 @@ each problem's text, is held out whatever the seed and the counts. So a model th
 
 from __future__ import annotations
 
+import itertools
 import operator
 import random
 from collections.abc import Iterator
@@ -14,8 +15,14 @@ from collections.abc import Iterator
 from valuegrad.errors import UserError
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
-from valuegrad.tasks.task import HELD_OUT, Task, held_out
-from valuegrad.tasks.template import apply_template, check_template
+from valuegrad.tasks.task import (
+    HELD_OUT,
+    Task,
+    apply_template,
+    check_counts,
+    check_template,
+    held_out,
+)
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 MOST_DIGITS = 100
@@ -56,25 +63,21 @@ def arithmetic(
         >>> [eval(e.prompt[:-1]) == int(e.answer) for e in task.evaluation]
         [True, True]
     """
-    for argument, count in (("prompts", prompts), ("train_prompts", train_prompts)):
-        if count < 1:
-            raise UserError(argument, str(count), "1 or more", "raise it")
+    check_counts(prompts=prompts, train_prompts=train_prompts)
     _check(operation, digits)
-    if prompt_template is not None:
-        check_template("prompt_template", prompt_template, "prompt")
+    check_template("prompt_template", prompt_template, "prompt")
     splits = {}
-    for argument, count in (("train_prompts", train_prompts), ("prompts", prompts)):
+    for argument, count, side in (
+        ("train_prompts", train_prompts, "training"),
+        ("prompts", prompts, "held-out"),
+    ):
         rng = random.Random(f"arithmetic {seed} {argument}")
-        evaluation = argument == "prompts"
-        found = _distinct(rng, operation, digits, count, evaluation=evaluation)
+        different = _different_problems(rng, operation, digits, evaluation=argument == "prompts")
+        found = tuple(itertools.islice(different, count))
         if len(found) < count:
-            raise UserError(
-                argument,
-                str(count),
-                f"at most {len(found)}: {digits}-digit {operation!r} has no more different "
-                f"{'held-out' if evaluation else 'training'} problems",
-                "ask for fewer, or raise digits",
-            )
+            wanted = f"at most {len(found)}: {digits}-digit {operation!r} has no more different "
+            fix = "ask for fewer, or raise `digits`"
+            raise UserError(argument, str(count), f"{wanted}{side} problems", fix)
         splits[argument] = apply_template(prompt_template, found)
     return Task("arithmetic", splits["train_prompts"], splits["prompts"], Exact(), stop="\n")
 
@@ -82,24 +85,7 @@ def arithmetic(
 def training_problems(
     rng: random.Random, *, operation: str = "+", digits: int = 2
 ) -> Iterator[Example]:
-    """Problems of the training side for ever, repeats included; none of them is ever held out.
-
-    Args:
-        rng: the source of chance.
-        operation: ``+``, ``-`` or ``*``.
-        digits: the most digits of an operand.
-
-    Yields:
-        A problem with its answer.
-
-    Raises:
-        UserError: an unknown operation, or digits out of range.
-
-    Example:
-        >>> problem = next(training_problems(random.Random(0), operation="*"))
-        >>> eval(problem.prompt[:-1]) == int(problem.answer)
-        True
-    """
+    """Problems of the training side for ever, repeats included; none of them is ever held out."""
     _check(operation, digits)
     while True:
         pair = _operands(rng, digits)
@@ -107,20 +93,17 @@ def training_problems(
             yield _problem(pair, operation)
 
 
-def _distinct(
-    rng: random.Random, operation: str, digits: int, count: int, *, evaluation: bool
-) -> tuple[Example, ...]:
-    """Distinct problems of one split; all of them where there are fewer."""
-    space = 10 ** (2 * digits)
+def _different_problems(
+    rng: random.Random, operation: str, digits: int, *, evaluation: bool
+) -> Iterator[Example]:
+    """The problems of one split in random order, each once."""
     seen: set[tuple[int, int]] = set()
-    found: list[Example] = []
-    while len(found) < count and len(seen) < space:
+    while len(seen) < 10 ** (2 * digits):
         pair = _operands(rng, digits)
         if pair not in seen:
             seen.add(pair)
             if _held_out(pair, operation) == evaluation:
-                found.append(_problem(pair, operation))
-    return tuple(found)
+                yield _problem(pair, operation)
 
 
 def _operands(rng: random.Random, digits: int) -> tuple[int, int]:

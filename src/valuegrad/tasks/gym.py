@@ -3,24 +3,24 @@
 reasoning-gym draws item i of seed s from the seed s + i, so neighbouring seeds share almost all of
 their items, and small data sets repeat questions. Here every question counts once and its text
 alone decides its split. Its scores are not binary either: many verifiers give part of the credit,
-or 0.01 for anything at all. A completion counts as right from a threshold on, by default the full
-score, and earns 1 or 0.
+or 0.01 for anything at all. A completion is right from a threshold on, by default the full score.
 """
 
 from __future__ import annotations
 
 import difflib
+import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from valuegrad.errors import RunError, UserError
 from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward
-from valuegrad.rewards.isolation import Isolated
-from valuegrad.tasks.task import HELD_OUT, Task, held_out
-from valuegrad.tasks.template import apply_template, check_template
+from valuegrad.rewards.worker import Worker
+from valuegrad.tasks.task import HELD_OUT, Task, apply_template, check_counts, check_template, split
 
 PREFIX = "gym:"
 TEMPLATE = "{prompt}\nAnswer:"
@@ -28,42 +28,10 @@ TEMPLATE = "{prompt}\nAnswer:"
 STRIDE = 1_000_000
 # Items drawn before a data set counts as used up, per item of this split that they should hold.
 ATTEMPTS = 20
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_JUDGES = Isolated("reasoning_gym")
 CHUNK = 32
-
-
-@dataclass(frozen=True)
-class GymVerifier:
-    """Reward 1 where the data set's verifier gives a completion the threshold or more, else 0.
-
-    The answer is what stands in the last ``<answer></answer>``, or the whole completion, stripped.
-    A verifier that an answer keeps busy for more than `isolation.SECONDS`, or that raises on it,
-    gives 0.
-
-    Attributes:
-        name: of the data set.
-        seed: of the data set.
-        threshold: the score from which an answer is right.
-        entries: the items, by the index that the column of this name holds.
-    """
-
-    name: str
-    seed: int
-    threshold: float
-    entries: Mapping[int, dict[str, Any]] = field(repr=False, compare=False)
-
-    def __call__(
-        self, completions: Sequence[str], index: Sequence[int], **_: object
-    ) -> list[float]:
-        """A reward for each completion."""
-        rewards = []
-        for completion, i in zip(completions, index, strict=True):
-            tagged = _TAGGED.findall(completion)
-            answer = (tagged[-1] if tagged else completion).strip()
-            score = _JUDGES("gym_score", self.name, self.seed, answer, self.entries[i])
-            rewards.append(float((score or 0.0) >= self.threshold))
-        return rewards
+_LIBRARY = "reasoning_gym"
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_WORKER = Worker(_LIBRARY)
 
 
 def gym_task(
@@ -97,57 +65,70 @@ def gym_task(
     Example:
         ``gym_task("leg_counting", prompts=64, train_prompts=256)``
     """
-    for argument, count in (("prompts", prompts), ("train_prompts", train_prompts)):
-        if count < 1:
-            raise UserError(argument, str(count), "1 or more", "raise it")
+    check_counts(prompts=prompts, train_prompts=train_prompts)
     if not 0 < threshold <= 1:
         raise UserError("threshold", str(threshold), "above 0 and at most 1", "use 1")
     check_template("prompt_template", prompt_template, "prompt")
-    wanted = {False: train_prompts, True: prompts}
-    shares = {False: 1 - HELD_OUT, True: HELD_OUT}
-    limit = max(int(ATTEMPTS * wanted[side] / shares[side]) for side in wanted)
-    entries: dict[int, dict[str, Any]] = {}
-    splits: dict[bool, dict[str, Example]] = {False: {}, True: {}}
-    for index, entry in enumerate(_items(name, seed * STRIDE, limit)):
-        question = str(entry["question"]).strip()
-        side = held_out(question, HELD_OUT)
-        if question not in splits[side] and len(splits[side]) < wanted[side]:
-            answer = "" if entry["answer"] is None else str(entry["answer"])
-            splits[side][question] = Example(question, answer, {"index": index})
-            entries[index] = entry
-        if all(len(splits[side]) == wanted[side] for side in wanted):
-            break
-    for side, argument in ((True, "prompts"), (False, "train_prompts")):
-        if len(splits[side]) < wanted[side]:
-            raise UserError(
-                argument,
-                str(wanted[side]),
-                f"at most {len(splits[side])}, the different questions of this split among "
-                f"{limit} of {PREFIX}{name}",
-                "ask for fewer",
-            )
-    train, evaluation = (apply_template(prompt_template, splits[s].values()) for s in (False, True))
+    limit = int(ATTEMPTS * max(train_prompts / (1 - HELD_OUT), prompts / HELD_OUT))
+    entries: list[dict[str, Any]] = []
+    drawn = _examples(name, seed * STRIDE, limit, entries)
+    sides = split(drawn, HELD_OUT, train_prompts, prompts)
+    counts = {"train_prompts": train_prompts, "prompts": prompts}
+    for side, (argument, count) in zip(sides, counts.items(), strict=True):
+        if len(side) < count:
+            wanted = f"at most {len(side)}, the different questions of this split among {limit}"
+            raise UserError(argument, str(count), f"{wanted} of {PREFIX}{name}", "ask for fewer")
+    train, evaluation = (apply_template(prompt_template, side) for side in sides)
     verifier = GymVerifier(name, seed * STRIDE, threshold, entries)
     # No colon in the name: that marks the functions of the user's.
-    reward = FunctionReward(f"reasoning-gym {name}", verifier, binary=True, timeout=None)
+    reward = FunctionReward(f"reasoning-gym {name}", verifier, binary=True, version=repr(verifier))
     one_line = not any("\n" in e.answer for e in (*train, *evaluation))
     return Task(f"{PREFIX}{name}", train, evaluation, reward, stop="\n" if one_line else None)
 
 
-def _items(name: str, seed: int, limit: int) -> Iterator[dict[str, Any]]:
-    """The items of a data set in order, made in a process that makes the same ones every time."""
+@dataclass(frozen=True)
+class GymVerifier:
+    """Reward 1 where the data set's verifier gives a completion the threshold or more, else 0.
+
+    The answer is what stands in the last ``<answer></answer>``, or the whole completion, stripped.
+    One that the verifier raises on, or that keeps it busy for too long, earns 0.
+    """
+
+    name: str
+    seed: int
+    threshold: float
+    entries: Sequence[dict[str, Any]] = field(repr=False, compare=False)  # by column `index`
+
+    def __call__(
+        self, completions: Sequence[str], index: Sequence[int], **_: object
+    ) -> list[float]:
+        """A reward for each completion."""
+        items = [
+            (self.name, self.seed, (_TAGGED.findall(text) or [text])[-1].strip(), self.entries[i])
+            for text, i in zip(completions, index, strict=True)
+        ]
+        scores = _WORKER.scores(_score, items)
+        return [float(score >= self.threshold) for score in scores]
+
+
+def _examples(name: str, seed: int, limit: int, entries: list[dict[str, Any]]) -> Iterator[Example]:
+    """The questions of a data set in order, whose items go to the end of `entries`.
+
+    A process of their own makes them: each makes the same ones.
+    """
     _check_name(name)
-    maker = Isolated("reasoning_gym", seconds=0.0)
+    maker = Worker(_LIBRARY)
     try:
         for start in range(0, limit, CHUNK):
-            yield from maker("gym_items", name, seed, limit, start, min(start + CHUNK, limit))
+            for entry in maker.call(_items, name, seed, limit, range(limit)[start : start + CHUNK]):
+                columns = {"index": len(entries)}
+                entries.append(entry)
+                answer = "" if entry["answer"] is None else str(entry["answer"])
+                yield Example(str(entry["question"]).strip(), answer, columns)
     except RunError as error:
-        raise UserError(
-            "task",
-            f"'{PREFIX}{name}', which cannot be made ({error})",
-            "a data set that needs no configuration",
-            "choose another",
-        ) from error
+        got = f"'{PREFIX}{name}', which cannot be made ({error})"
+        wanted = "a data set that needs no configuration"
+        raise UserError("task", got, wanted, "choose another") from error
     finally:
         maker.close()
 
@@ -156,14 +137,39 @@ def _check_name(name: str) -> None:
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise UserError(
-            "task",
+        got, fix = (
             f"'{PREFIX}{name}' without reasoning-gym ({error})",
-            "the extra that holds it",
             "pip install 'valuegrad[gym]'",
-        ) from error
+        )
+        raise UserError("task", got, "the extra that holds it", fix) from error
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=3)
         fix = f"did you mean {', '.join(near)}?" if near else f"one is {PREFIX}leg_counting"
         wanted = f"one of the {len(DATASETS)} data sets of reasoning-gym"
         raise UserError("task", f"'{PREFIX}{name}'", wanted, fix)
+
+
+@cache
+def _dataset(name: str, seed: int, size: int) -> Any:
+    import reasoning_gym
+
+    return reasoning_gym.create_dataset(name, size=size, seed=seed)
+
+
+def _items(name: str, seed: int, size: int, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """Items to be asked for in order, in a process whose hash seed orders sets of texts alike."""
+    import numpy as np
+
+    dataset = _dataset(name, seed, size)
+    # Some data sets draw from the global generators.
+    random.seed(seed + indices[0])
+    np.random.seed((seed + indices[0]) % 2**32)
+    return [dataset[index] for index in indices]
+
+
+def _score(name: str, seed: int, answer: str, entry: dict[str, Any]) -> float:
+    try:
+        return float(_dataset(name, seed, 1).score_answer(answer, entry))
+    except Exception:
+        # Some verifiers raise on text that is no answer of their form.
+        return 0.0

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from valuegrad.errors import UserError
 from valuegrad.rewards.example import Example
-from valuegrad.rewards.function import TIMEOUT
 from valuegrad.rewards.mathematics import readable
-from valuegrad.rewards.named import reward_named
+from valuegrad.rewards.named import TIMEOUT, reward_named
 from valuegrad.rewards.number import last_number
-from valuegrad.tasks.task import Task, held_out
-from valuegrad.tasks.template import apply_template, check_template
+from valuegrad.tasks.task import Task, apply_template, check_counts, check_template, split
 
 # What the answers must hold for a reward of valuegrad's own to compare with.
 _READS: dict[str, tuple[Callable[[str], bool], str]] = {
@@ -66,8 +64,9 @@ def jsonl_task(
         raise UserError("task", str(path), "a JSONL file", "check the path")
     if not 0 < eval_fraction < 1:
         raise UserError("eval_fraction", str(eval_fraction), "between 0 and 1", "use 0.5")
-    if prompt_template is not None:
-        check_template("prompt_template", prompt_template, "prompt")
+    check_template("prompt_template", prompt_template, "prompt")
+    if prompts is not None:
+        check_counts(prompts=prompts)
     scored = reward_named(reward, reward_timeout)
     names = (prompt_field, answer_field)
     # Under their usual names these two reach a function anyway.
@@ -83,20 +82,13 @@ def jsonl_task(
                     examples[example.prompt] = example
         except UnicodeDecodeError as error:
             raise UserError(str(path), str(error), "UTF-8 text", "convert the file") from error
-    if prompts is not None and prompts < 1:
-        raise UserError("prompts", str(prompts), "1 or more", "leave it out for the default")
-    sides: dict[bool, list[Example]] = {False: [], True: []}
-    for example in examples.values():
-        sides[held_out(example.prompt, eval_fraction)].append(example)
-    for side, name in ((False, "training"), (True, "held-out")):
-        if not sides[side]:
-            raise UserError(
-                str(path),
-                f"{len(examples)} different prompts, none of them {name}",
-                "prompts on both sides of the split",
-                "add lines or change --eval-fraction",
-            )
-    train, evaluation = (apply_template(prompt_template, sides[s]) for s in (False, True))
+    sides = split(examples.values(), eval_fraction)
+    for name, side in zip(("training", "held-out"), sides, strict=True):
+        if not side:
+            got = f"{len(examples)} different prompts, none of them {name}"
+            fix = "add lines or change `eval_fraction`"
+            raise UserError(str(path), got, "prompts on both sides of the split", fix)
+    train, evaluation = (apply_template(prompt_template, side) for side in sides)
     return Task(path.name, train, evaluation[:prompts], scored)
 
 
@@ -104,7 +96,7 @@ def _check_answer(place: str, reward: str, answer: str) -> None:
     if reward in _READS:
         reads, wanted = _READS[reward]
         if not reads(answer):
-            fix = "mend the line, or name the field with --answer-field"
+            fix = "mend the line, or name the field by `answer_field`"
             raise UserError(place, f"the answer {answer[-60:]!r}", f"{wanted} in it", fix)
 
 
@@ -120,12 +112,9 @@ def _example(place: str, line: str, names: tuple[str, str], kept: tuple[str, ...
     texts = [_text(row.get(names[0]), False), _text(row.get(names[1]), True)]
     for name, text, kind in zip(names, texts, ("text", "text or number"), strict=True):
         if not text:
-            raise UserError(
-                place,
-                f"{'no' if name not in row else 'an unusable'} field {name!r}",
-                f"a {kind} that is not empty",
-                f"mend the line, or name the field (it has: {', '.join(map(str, row))})",
-            )
+            got = f"{'no' if name not in row else 'an unusable'} field {name!r}"
+            fix = f"mend the line, or name the field (it has: {', '.join(map(str, row))})"
+            raise UserError(place, got, f"a {kind} that is not empty", fix)
     # A function written for TRL asks for the fields by the names that they have in the file.
     columns = {k: v for k, v in row.items() if k not in names or k in kept}
     return Example(texts[0], texts[1], columns)

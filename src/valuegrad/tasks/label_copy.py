@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from valuegrad.errors import UserError
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
-from valuegrad.tasks.task import Task, held_out
-from valuegrad.tasks.template import check_template
+from valuegrad.tasks.task import Task, check_counts, check_template, held_out
 
 TEMPLATES = (
     "{before}{name} = '{label}'\n{between}{answer} = '",
@@ -28,22 +27,8 @@ TEMPLATES = (
     "{before}    '{name}': '{label}',\n{between}    '{answer}': '",
 )
 NAMES = (
-    "label",
-    "kind",
-    "mode",
-    "name",
-    "key",
-    "tag",
-    "level",
-    "state",
-    "choice",
-    "group",
-    "symbol",
-    "letter",
-    "option",
-    "code",
-    "flag",
-    "category",
+    *("label", "kind", "mode", "name", "key", "tag", "level", "state"),
+    *("choice", "group", "symbol", "letter", "option", "code", "flag", "category"),
 )
 ANSWERS = ("answer", "result", "value", "output", "expected", "target", "copy", "other")
 COUNTERS = ("count", "size", "width", "index", "total", "offset", "start", "limit")
@@ -82,27 +67,20 @@ def label_copy(
         >>> len(task.evaluation), task.evaluation[0].answer in "ABCD"
         (2, True)
     """
-    for argument, count in (("prompts", prompts), ("train_prompts", train_prompts)):
-        if count < 1:
-            raise UserError(argument, str(count), "1 or more", "raise it")
+    check_counts(prompts=prompts, train_prompts=train_prompts)
     if len(set(labels)) < 2 or not all(labels):
         raise UserError("labels", repr(list(labels)), "2 different labels or more", "add labels")
-    templates: tuple[str, ...] = TEMPLATES
-    if template is not None:
-        templates = (check_template("template", template, "label", FIELDS),)
-    cells = list(itertools.product(templates, labels))
+    check_template("template", template, "label", FIELDS)
+    cells = list(itertools.product(TEMPLATES if template is None else (template,), labels))
     share = prompts / (prompts + train_prompts)
     splits = {}
     for name, count in (("training", train_prompts), ("held-out", prompts)):
         rng = random.Random(f"label-copy {seed} {name}")
         splits[name] = _split(rng, cells, count, share, evaluation=name == "held-out")
         if len(splits[name]) < count:
-            raise UserError(
-                "template",
-                f"a template that made only {len(splits[name])} {name} prompts",
-                f"{count} different ones",
-                "add {name}, {answer}, {before} or {between} to the template, or ask for fewer",
-            )
+            got = f"a template that made only {len(splits[name])} {name} prompts"
+            fix = "add {name}, {answer}, {before} or {between} to it, or ask for fewer"
+            raise UserError("template", got, f"{count} different ones", fix)
     return Task("label-copy", splits["training"], splits["held-out"], Exact())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +12,7 @@ from pydantic import Field
 
 from valuegrad.errors import UserError, suggestion
 from valuegrad.rewards.exact import Exact
-from valuegrad.rewards.function import TIMEOUT
-from valuegrad.rewards.named import reward_named
+from valuegrad.rewards.named import TIMEOUT, reward_named
 from valuegrad.settings import Count, Positive, settings
 from valuegrad.tasks import gym
 from valuegrad.tasks.arithmetic import arithmetic
@@ -77,21 +78,7 @@ class TaskSettings:
 
 
 def build_task(settings: TaskSettings) -> Task:
-    """Make the task that settings name, and try its reward on two prompts.
-
-    Args:
-        settings: the task's name and options.
-
-    Returns:
-        The task.
-
-    Raises:
-        UserError: no such task, options that do not fit it, or an unusable reward.
-
-    Example:
-        >>> build_task(TaskSettings(prompts=4, train_prompts=4)).name
-        'label-copy'
-    """
+    """Make the task that settings name, and try its reward on two prompts."""
     task = _built(settings)
     if settings.max_tokens is not None:
         task = replace(task, max_tokens=settings.max_tokens)
@@ -104,65 +91,44 @@ def build_task(settings: TaskSettings) -> Task:
 def _built(settings: TaskSettings) -> Task:
     name = settings.name
     if name == "label-copy":
-        return label_copy(**_used(settings, "labels", "template", *_GENERATED))
+        return label_copy(**_used(settings, label_copy))
     if name == "arithmetic":
-        options = _used(settings, "operation", "digits", "prompt_template", *_GENERATED, *_REWARD)
-        reward = reward_named(*(options.pop(option) for option in _REWARD))
+        options = _used(settings, arithmetic, "reward", "reward_timeout")
+        reward = reward_named(settings.reward, settings.reward_timeout)
         return replace(arithmetic(**options), reward=reward)
     if name.startswith(gym.PREFIX):
-        options = _used(settings, "threshold", "prompt_template", *_GENERATED)
+        options = _used(settings, gym.gym_task)
         options["prompt_template"] = options["prompt_template"] or gym.TEMPLATE
         return gym.gym_task(name.removeprefix(gym.PREFIX), **options)
     if name.endswith(".jsonl") or Path(name).is_file():
-        return jsonl_task(
-            name,
-            **_used(
-                settings,
-                "prompt_field",
-                "answer_field",
-                "eval_fraction",
-                "prompts",
-                "prompt_template",
-                *_REWARD,
-            ),
-        )
+        return jsonl_task(name, **_used(settings, jsonl_task))
     fix = suggestion(name, KINDS, "use one of those")
     raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
 
 
-_GENERATED = ("prompts", "train_prompts", "seed")
-_REWARD = ("reward", "reward_timeout")
 _OF_EVERY_TASK = {"name", "max_tokens", "stop"}
-_INSTEAD = {"template": "use prompt_template", "prompt_template": "use template"}
+_INSTEAD = {"template": "use `prompt_template`", "prompt_template": "use `template`"}
 
 
-def _used(settings: TaskSettings, *options: str) -> dict[str, Any]:
-    """The settings that a task is made of; any other that was changed is refused."""
+def _used(settings: TaskSettings, made_by: Callable[..., Task], *others: str) -> dict[str, Any]:
+    """The settings that a function makes a task of; any other that was changed is refused."""
+    parameters = set(inspect.signature(made_by).parameters) - _OF_EVERY_TASK
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if field.name not in (*options, *_OF_EVERY_TASK) and value != field.default:
+        used = {*parameters, *others, *_OF_EVERY_TASK}
+        if field.name not in used and value != field.default:
             # A seed alone could be that of RL.
             argument = "task_seed" if field.name == "seed" else field.name
-            raise UserError(
-                argument,
-                repr(value),
-                f"none for {settings.name}, which does not read it",
-                _INSTEAD.get(field.name, "leave it out"),
-            )
-    return {option: getattr(settings, option) for option in options}
+            wanted = f"none for {settings.name}, which does not read it"
+            fix = _INSTEAD.get(field.name, "leave it out")
+            raise UserError(argument, repr(value), wanted, fix)
+    return {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in parameters}
 
 
 def probe_reward(task: Task) -> None:
-    """Call a task's reward on two prompts, before anything expensive is done.
+    """Call a task's reward on two prompts, each answered rightly and not at all, before any work.
 
-    Each is answered rightly and not at all. The token ids are made up: no model is there yet.
-
-    Args:
-        task: whose reward is tried.
-
-    Raises:
-        UserError: the function is unusable, or a right answer of a reward of valuegrad's own does
-            not earn 1.
+    The token ids are made up: no model is there yet.
     """
     if isinstance(task.reward, Exact):
         return
@@ -175,5 +141,5 @@ def probe_reward(task: Task) -> None:
                 f"reward {task.reward.name}",
                 f"{value:g} for the right answer {completion!r} of prompt {example.prompt!r}",
                 "answers that this reward can read",
-                "name the field with --answer-field, or choose another --reward",
+                "name the field by `answer_field`, or choose another `reward`",
             )

@@ -1,17 +1,21 @@
-"""A task: prompts in two disjoint splits, and a reward."""
+"""A task: prompts in two disjoint splits, and a reward; what all kinds of tasks are made with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import string
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from valuegrad.errors import UserError
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward
+from valuegrad.rewards.named import ImportedReward
 
-Reward = Exact | FunctionReward
+Reward = Exact | FunctionReward | ImportedReward
 MAX_TOKENS = 256
 # Share of generated problems that are held out, whatever the counts.
 HELD_OUT = 0.25
@@ -51,32 +55,64 @@ class Task:
 
 
 def check_task(task: object) -> None:
-    """Refuse what is no task, such as its name.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Refuse what is no task, such as its name."""
     if not isinstance(task, Task):
-        raise UserError(
-            "task", repr(task), "a Task", "make one with label_copy(), arithmetic() or jsonl_task()"
-        )
+        fix = "make one with label_copy(), arithmetic() or jsonl_task()"
+        raise UserError("task", repr(task), "a Task", fix)
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse counts below 1, given under the names of their arguments."""
+    for argument, count in counts.items():
+        if count < 1:
+            raise UserError(argument, str(count), "1 or more", "raise it")
 
 
 def held_out(prompt: str, fraction: float) -> bool:
-    """Whether a prompt belongs to the evaluation split: decided by its text alone.
-
-    The same text always falls on the same side, so the splits cannot share a prompt.
-
-    Args:
-        prompt: the text.
-        fraction: share of prompts to hold out, in [0, 1].
-
-    Returns:
-        True for about that share of all texts.
-
-    Example:
-        >>> held_out("label = 'B'", 1.0), held_out("label = 'B'", 0.0)
-        (True, False)
-    """
+    """Whether a prompt is among the held-out share of all texts: decided by its text alone."""
     digest = hashlib.sha256(prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def split(
+    examples: Iterable[Example],
+    fraction: float,
+    train_prompts: int = sys.maxsize,
+    prompts: int = sys.maxsize,
+) -> tuple[list[Example], list[Example]]:
+    """The first examples with different prompts, at most so many to train and to measure on."""
+    wanted = (train_prompts, prompts)
+    sides: tuple[dict[str, Example], dict[str, Example]] = ({}, {})
+    for example in examples:
+        side = held_out(example.prompt, fraction)
+        if len(sides[side]) < wanted[side]:
+            sides[side].setdefault(example.prompt, example)
+        if (len(sides[0]), len(sides[1])) == wanted:
+            break
+    return list(sides[0].values()), list(sides[1].values())
+
+
+def check_template(
+    argument: str, template: str | None, needed: str, others: Sequence[str] = ()
+) -> None:
+    """Refuse what is no format string with one needed field and none but these others."""
+    if template is None:
+        return
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(argument, repr(template), "a format string", str(error)) from error
+    fields = {name for _, name, _, _ in parsed if name is not None}
+    unknown = fields - {needed, *others}
+    if unknown or needed not in fields:
+        fault = f"with {sorted(unknown)}" if unknown else f"without {{{needed}}}"
+        wanted = f"and any of {tuple(others)}" if others else "and no other field"
+        fix = "change the fields; a brace that is text is written twice"
+        raise UserError(argument, f"{template!r}, {fault}", f"{{{needed}}} {wanted}", fix)
+
+
+def apply_template(template: str | None, examples: Iterable[Example]) -> tuple[Example, ...]:
+    """Put the prompt of each example into a checked template; None changes nothing."""
+    if template is None:
+        return tuple(examples)
+    return tuple(replace(e, prompt=template.format(prompt=e.prompt)) for e in examples)
