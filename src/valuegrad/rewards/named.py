@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from valuegrad.errors import UserError, check_positive, suggestion
 from valuegrad.rewards import mathematics
@@ -23,8 +23,6 @@ TIMEOUT = 60.0
 # In the hashes of tasks; change one when its reward scores otherwise.
 _NUMBER = "08f6ee5108e8b9ac6d99cf1afd34f5eb236d81e8d0f66125b428417ac151f120"
 _MATH = "c0c6ac13f863b438a43280ad895b4f60cb573214635abe26170b3404ea0d1fc7"
-# What is wanted of a function and its columns, and what to do where they are something else.
-_HERE = ("what another process can have", "make a FunctionReward of it, which runs in this one")
 _WORKER = Worker()
 
 
@@ -49,17 +47,14 @@ class ImportedReward:
     ) -> list[float]:
         """One finite reward for each completion."""
         argument = f"reward {self.name}"
-        try:
-            call = pickle.dumps((examples, completions, completion_ids))
-        except Exception as error:
-            raise UserError(argument, f"{type(error).__name__}: {error}", *_HERE) from error
         # Outside the limit: a new process imports the module.
         identity, fault = _WORKER.call(_import, self.name, str(Path.cwd()), sys.path)
         if identity != self.identity:
             got = fault or "an edited function"
             raise UserError(argument, got, "the function of the task", "make the task anew")
+        call = (_score, self.name, examples, completions, completion_ids)
         try:
-            rewards, complaint = _WORKER.call(_score, self.name, call, limit=self.timeout)
+            rewards, complaint = _WORKER.call(*call, limit=self.timeout)
         except EndedError as error:
             raise UserError(
                 argument,
@@ -67,6 +62,10 @@ class ImportedReward:
                 "a function that scores every completion in time",
                 "mend the function, or raise `reward_timeout`",
             ) from error
+        except Exception as error:
+            fix = "make a FunctionReward of the function, which runs in this process"
+            wanted = "a function and columns that another process can have"
+            raise UserError(argument, f"{type(error).__name__}: {error}", wanted, fix) from error
         if complaint:
             raise UserError(*complaint)
         return list(rewards)
@@ -118,11 +117,9 @@ def _function(name: str) -> FunctionReward:
     return FunctionReward(name, found)
 
 
-def _score(name: str, call: bytes) -> tuple[list[float], tuple[str, str, str, str] | None]:
+def _score(name: str, *call: Any) -> tuple[list[float], tuple[str, str, str, str] | None]:
     """Runs in the process: rewards, or the four texts of a `UserError`."""
     try:
-        return _function(name)(*pickle.loads(call)), None
+        return _function(name)(*call), None
     except UserError as error:
         return [], (error.argument, error.got, error.wanted, error.fix)
-    except Exception as error:
-        return [], (f"reward {name}", f"{type(error).__name__}: {error}", *_HERE)

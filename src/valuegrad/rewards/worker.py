@@ -55,19 +55,20 @@ class Worker:
 
     def call(self, function: _Function, *arguments: Any, limit: float | None = None) -> Any:
         """What a function of a module returns, in so many seconds; RunError where it raises."""
-        return self._result(self._schedule(function, arguments, limit))
+        try:
+            return self._result(self._schedule(function, arguments, limit))
+        except BaseException:
+            self.close()
+            raise
 
     def scores(self, verifier: _Function, items: Iterable[tuple[Any, ...]]) -> list[float]:
         """What a verifier returns for each item; 0 where it takes more than `cpu_seconds`."""
-        scores = []
-        for future in [self._schedule(verifier, item, None, self.cpu_seconds) for item in items]:
-            try:
-                scores.append(float(self._result(future)))
-            except EndedError as error:
-                if error.code != -signal.SIGPROF:
-                    raise RunError(f"{self.library} met {error}") from error
-                scores.append(0.0)
-        return scores
+        try:
+            futures = [self._schedule(verifier, item, None, self.cpu_seconds) for item in items]
+            return [self._score(future) for future in futures]
+        except BaseException:
+            self.close()  # drops the items that wait
+            raise
 
     def close(self) -> None:
         """End the process; the next call starts another."""
@@ -88,6 +89,14 @@ class Worker:
                 self._pool = ProcessPool(1, 0, _prepare, (self.library,), _Context())
             return self._pool.schedule(_run, call, timeout=limit)
 
+    def _score(self, future: ProcessFuture[bytes]) -> float:
+        try:
+            return float(self._result(future))
+        except EndedError as error:
+            if error.code == -signal.SIGPROF:
+                return 0.0
+            raise RunError(f"{self.library} met {error}") from error
+
     def _result(self, future: ProcessFuture[bytes]) -> Any:
         try:
             while not concurrent.futures.wait([future], timeout=1.0).done:
@@ -99,9 +108,6 @@ class Worker:
         except (ProcessExpired, BrokenProcessPool) as error:
             code = getattr(error, "exitcode", None)
             raise EndedError(f"the end of its process (code {code})", code) from error
-        except BaseException:
-            self.close()  # Ctrl-C: nobody waits for the result any more
-            raise
         if fault:
             raise RunError(fault)
         return value

@@ -8,7 +8,6 @@ or 0.01 for anything at all. A completion is right from a threshold on, by defau
 
 from __future__ import annotations
 
-import difflib
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from valuegrad.errors import RunError, UserError
+from valuegrad.errors import RunError, UserError, suggestion
 from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.rewards.worker import Worker
@@ -143,9 +142,8 @@ def _check_name(name: str) -> None:
         )
         raise UserError("task", got, "the extra that holds it", fix) from error
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=3)
-        fix = f"did you mean {', '.join(near)}?" if near else f"one is {PREFIX}leg_counting"
         wanted = f"one of the {len(DATASETS)} data sets of reasoning-gym"
+        fix = suggestion(name, DATASETS, "one is leg_counting")
         raise UserError("task", f"'{PREFIX}{name}'", wanted, fix)
 
 

@@ -1,11 +1,9 @@
 """The paper's controlled task: a label stands in the prompt; the policy must copy it.
 
-The reward of a sampled token is 1 when it is the label, so its expectation is p(label | prompt),
-the quantity that the paper calls the reward. Names, wording and distractor lines vary so that a
-prompt cannot be learnt by heart, and read like the source code that small models are trained on.
-
-Prompts come in blocks that hold every template with every label once (a stratified sample): they
-differ most in these two, so a few blocks rank checkpoints as many independent draws would.
+Names, wording and distractor lines vary so that a prompt cannot be learnt by heart, and read like
+the source code that small models are trained on. Prompts come in blocks that hold every template
+with every label once (a stratified sample): they differ most in these two, so a few blocks rank
+checkpoints as many independent draws would.
 """
 
 from __future__ import annotations
