@@ -98,7 +98,7 @@ def test_a_call_that_outlasts_its_limit_ends_with_its_process(slow, worker, hang
 
 
 def test_a_process_that_ends_for_another_reason_is_reported(slow, worker):
-    # pebble may see the end of a process before it hears that it had begun.
+    # pebble may see the end of a process before it hears that the call had started.
     with pytest.raises(EndedError, match=r"code (-9|None)"):
         worker.call(slow.kill)
     with pytest.raises(RunError, match=r"math met the end of its process \(code (-9|None)\)"):

@@ -78,7 +78,11 @@ def jsonl_task(
                 place = f"{path}:{number}"
                 example = _example(place, line, names, kept)
                 if example.prompt not in examples:
-                    _check_answer(place, reward, example.answer)
+                    reads, wanted = _READS.get(reward, (bool, "text"))
+                    if not reads(example.answer):
+                        got = f"the answer {example.answer[-60:]!r}"
+                        fix = "mend the line, or name the field by `answer_field`"
+                        raise UserError(place, got, f"{wanted} in it", fix)
                     examples[example.prompt] = example
         except UnicodeDecodeError as error:
             raise UserError(str(path), str(error), "UTF-8 text", "convert the file") from error
@@ -90,14 +94,6 @@ def jsonl_task(
             raise UserError(str(path), got, "prompts on both sides of the split", fix)
     train, evaluation = (apply_template(prompt_template, side) for side in sides)
     return Task(path.name, train, evaluation[:prompts], scored)
-
-
-def _check_answer(place: str, reward: str, answer: str) -> None:
-    if reward in _READS:
-        reads, wanted = _READS[reward]
-        if not reads(answer):
-            fix = "mend the line, or name the field by `answer_field`"
-            raise UserError(place, f"the answer {answer[-60:]!r}", f"{wanted} in it", fix)
 
 
 def _example(place: str, line: str, names: tuple[str, str], kept: tuple[str, ...]) -> Example:
