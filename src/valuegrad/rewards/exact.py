@@ -1,7 +1,5 @@
 """The reward `exact`: 1 for the answer itself, token by token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """A prompt with its right answer, as a reward reads it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

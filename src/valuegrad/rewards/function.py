@@ -1,7 +1,5 @@
 """Any function with TRL's reward signature as a reward."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib
@@ -84,12 +82,9 @@ class FunctionReward:
             raise
         except (Exception, SystemExit) as error:
             place = f"{_place(error, self.function)} (first prompt {examples[0].prompt!r})"
-            raise UserError(
-                f"reward {self.name}",
-                f"{type(error).__name__}: {error}{place}",
-                "a function that scores every completion",
-                "mend the function",
-            ) from error
+            got = f"{type(error).__name__}: {error}{place}"
+            wanted = "a function that scores every completion"
+            raise UserError(f"reward {self.name}", got, wanted, "mend the function") from error
         return _checked(f"reward {self.name}", values, examples, completions)
 
 

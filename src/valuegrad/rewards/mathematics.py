@@ -1,7 +1,5 @@
 """The reward `math`: a completion's mathematical answer equals the right one, by math-verify."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From the name of a reward to the reward; the user's functions run in a process of their own."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -56,12 +54,10 @@ class ImportedReward:
         try:
             rewards, complaint = _WORKER.call(*call, limit=self.timeout)
         except EndedError as error:
-            raise UserError(
-                argument,
-                f"{error} (first prompt {examples[0].prompt!r})",
-                "a function that scores every completion in time",
-                "mend the function, or raise `reward_timeout`",
-            ) from error
+            got = f"{error} (first prompt {examples[0].prompt!r})"
+            wanted = "a function that scores every completion in time"
+            fix = "mend the function, or raise `reward_timeout`"
+            raise UserError(argument, got, wanted, fix) from error
         except Exception as error:
             fix = "make a FunctionReward of the function, which runs in this process"
             wanted = "a function and columns that another process can have"

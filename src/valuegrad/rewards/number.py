@@ -6,8 +6,6 @@ it touches the number (``-$5``, ``$-5``); right after a digit, a letter or a bra
 between two numbers (``16-3`` ends in 3). Currency and percent signs are left out: ``50%`` is 50.
 """
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Sequence

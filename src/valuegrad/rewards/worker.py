@@ -5,8 +5,6 @@ and no other thread gets a turn: only the end of its process stops it. Verifiers
 time per item, so that a busy machine changes no reward; functions of the user's in wall time.
 """
 
-from __future__ import annotations
-
 import atexit
 import concurrent.futures
 import importlib

@@ -5,8 +5,6 @@ each problem's text, is held out whatever the seed and the counts. So a model th
 `training_problems` has seen none of the prompts that any task measures on.
 """
 
-from __future__ import annotations
-
 import itertools
 import operator
 import random

@@ -6,8 +6,6 @@ alone decides its split. Its scores are not binary either: many verifiers give p
 or 0.01 for anything at all. A completion is right from a threshold on, by default the full score.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Sequence

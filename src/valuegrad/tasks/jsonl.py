@@ -1,7 +1,5 @@
 """Tasks from a JSONL file: one object a line, with a prompt and its answer."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -6,8 +6,6 @@ with every label once (a stratified sample): they differ most in these two, so a
 checkpoints as many independent draws would.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,7 +1,5 @@
 """From settings to a task: what the command line and study configurations share."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -137,9 +135,7 @@ def probe_reward(task: Task) -> None:
     values = task.reward(examples, completions, [list(c.encode()) for c in completions])
     for example, completion, value in zip(examples, completions, values, strict=True):
         if task.reward.binary and completion and value != 1:
-            raise UserError(
-                f"reward {task.reward.name}",
-                f"{value:g} for the right answer {completion!r} of prompt {example.prompt!r}",
-                "answers that this reward can read",
-                "name the field by `answer_field`, or choose another `reward`",
-            )
+            got = f"{value:g} for the right answer {completion!r} of prompt {example.prompt!r}"
+            wanted = "answers that this reward can read"
+            fix = "name the field by `answer_field`, or choose another `reward`"
+            raise UserError(f"reward {task.reward.name}", got, wanted, fix)

@@ -1,7 +1,5 @@
 """A task: prompts in two disjoint splits, and a reward; what all kinds of tasks are made with."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import string
