@@ -66,7 +66,7 @@ def gym_task(
     if not 0 < threshold <= 1:
         raise UserError("threshold", str(threshold), "above 0 and at most 1", "use 1")
     check_template("prompt_template", prompt_template, "prompt")
-    limit = int(ATTEMPTS * max(train_prompts / (1 - HELD_OUT), prompts / HELD_OUT))
+    limit = int(max(ATTEMPTS * train_prompts / (1 - HELD_OUT), ATTEMPTS * prompts / HELD_OUT))
     entries: list[dict[str, Any]] = []
     drawn = _examples(name, seed * STRIDE, limit, entries)
     sides = split(drawn, HELD_OUT, train_prompts, prompts)
@@ -104,15 +104,11 @@ class GymVerifier:
             (self.name, self.seed, (_TAGGED.findall(text) or [text])[-1].strip(), self.entries[i])
             for text, i in zip(completions, index, strict=True)
         ]
-        scores = _WORKER.scores(_score, items)
-        return [float(score >= self.threshold) for score in scores]
+        return [float(score >= self.threshold) for score in _WORKER.scores(_score, items)]
 
 
 def _examples(name: str, seed: int, limit: int, entries: list[dict[str, Any]]) -> Iterator[Example]:
-    """The questions of a data set in order, whose items go to the end of `entries`.
-
-    A process of their own makes them: each makes the same ones.
-    """
+    """The questions of a data set in order, the same in every process; adds their `entries`."""
     _check_name(name)
     maker = Worker(_LIBRARY)
     try:
@@ -134,10 +130,8 @@ def _check_name(name: str) -> None:
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        got, fix = (
-            f"'{PREFIX}{name}' without reasoning-gym ({error})",
-            "pip install 'valuegrad[gym]'",
-        )
+        got = f"'{PREFIX}{name}' without reasoning-gym ({error})"
+        fix = "pip install 'valuegrad[gym]'"
         raise UserError("task", got, "the extra that holds it", fix) from error
     if name not in DATASETS:
         wanted = f"one of the {len(DATASETS)} data sets of reasoning-gym"
