@@ -51,7 +51,7 @@ HEAVY = ("torch", "transformers", "altair")
         (["verify"], "CHECKPOINT: got nothing"),
         (["verify", "none"], "no folder here, and no answer from the hub|neither a folder here"),
         (["verify", "{}", "--dtype", "float32"], "dtype: got float32; wanted float64"),
-        (["verify", "{}", "--prompt", ""], "prompt: got 0 tokens"),
+        (["verify", "{}", "--prompt", ""], "--prompt: got '' of 0 tokens"),
         (["verify", "{}", "--out", "{}/config.json"], "--out: got .*a file; wanted a folder"),
         (["bound", "none*"], "matches no folder"),
         (["bound", "{}", "--positions", "0"], "--positions: got 0"),
