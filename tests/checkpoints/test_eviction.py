@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import snapshot_download
 from tests.checkpoints.cached import NAMES, PATTERN, REPO, WEIGHTS, here, weight_bytes
 
-from valuegrad.checkpoints.eviction import downloaded, evict, parse_size
+from valuegrad.checkpoints.eviction import downloaded, evict
 from valuegrad.checkpoints.files import fetch
 from valuegrad.checkpoints.references import resolve
 from valuegrad.cli.app import run
@@ -47,14 +47,6 @@ def test_what_others_downloaded_is_used_and_never_evicted(hub, flags, trajectory
 def test_a_limit_that_is_no_size_is_told(text, capsys):
     assert run(["score", "here", f"--cache-limit={text}"]) == 2
     assert re.search("cache.limit: got .* a size such as 50GB", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("50GB", 50 * 10**9), ("1.5TB", 1_500_000_000_000), ("200 MiB", 200 * 2**20), ("7", 7)],
-)
-def test_a_limit_is_in_bytes(text, size):
-    assert parse_size("cache_limit", text) == size
 
 
 def test_a_file_that_two_commits_share_counts_once_and_goes_with_the_last(hub):

@@ -54,3 +54,11 @@ def test_set_takes_a_bare_word_for_a_text(pair):
         "dtype": "float64",
         "budget.updates": [1, 2],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("50GB", 50 * 10**9), ("1.5TB", 1_500_000_000_000), ("200 MiB", 200 * 2**20), ("7", 7)],
+)
+def test_a_limit_is_in_bytes(text, size):
+    assert bound("score", "x", "--cache-limit", text)["common"].cache_limit == size

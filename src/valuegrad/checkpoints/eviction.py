@@ -6,24 +6,12 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from huggingface_hub import scan_cache_dir
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from pydantic import ByteSize
 
 from valuegrad.checkpoints.checkpoint import cache_root
-from valuegrad.errors import UserError
 from valuegrad.files import write_atomically
 
 NOTES = ".valuegrad"  # folder in a repository's cache, so that notes go when it is deleted
-
-
-def parse_size(argument: str, text: str) -> int:
-    """Bytes of a size such as ``50GB``, ``1.5TB`` or ``200MiB``."""
-    try:
-        size = int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        size = 0
-    if size <= 0:
-        raise UserError(argument, repr(text), "a size such as 50GB", "leave it out for no limit")
-    return size
 
 
 def in_words(size: int) -> str:

@@ -31,7 +31,7 @@ def checkpoints(
         for c in resolve(references, every_revision=True)
     ]
     shown = table(("checkpoint", "step", "tokens", "commit"), rows)
-    deliver(common, "checkpoints", rows, shown)
+    deliver(common, rows, shown, name="checkpoints")
 
 
 def pretrain(
@@ -68,4 +68,5 @@ def pretrain(
             progress=lambda step, loss: progress("pretraining", step, recipe.steps),
         )
     names = [str(path) for path in made]
-    deliver(common, "pretrain", names, paths=[f"{len(made)} checkpoints: '{folder}/step*'"])
+    paths = [f"{len(made)} checkpoints: '{folder}/step*'"]
+    deliver(common, names, paths=paths, name="pretrain")

@@ -1,44 +1,42 @@
 """Where commands print: results to stdout, as tables or one JSON document; progress to stderr."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from valuegrad.cli.settings import Common
 from valuegrad.files import to_json, write_atomically
+
+if TYPE_CHECKING:
+    from valuegrad.study.bounds import Bounds
+    from valuegrad.study.run import Outcome
 
 PLAIN_SECONDS = 10.0
 stdout = Console()
 
 
-def answer(
-    common: Common, document: Any, *shown: RenderableType, paths: Iterable[str] = ()
-) -> None:
-    """Print a result: as JSON and nothing else, or as what a person reads."""
-    if common.json:
-        sys.stdout.write(to_json(document))
-        return
-    for each in shown:
-        stdout.print(each)
-    for path in paths:
-        stdout.print(path, soft_wrap=True)
-
-
 def deliver(
     common: Common,
-    name: str,
     document: Any,
     *shown: RenderableType,
+    name: str | None = None,
     chart: Callable[[], Any] | None = None,
     paths: Iterable[str] = (),
-) -> None:
-    """Write a result below --out, with its figure where there is one, and print it."""
-    if common.out is not None:
+    found: Outcome | Bounds | None = None,
+) -> list[str]:
+    """End a command: print its result as JSON alone or as what a person reads; what failed.
+
+    A result with a name is written below --out before, with its chart where it has one.
+    """
+    if name is not None and common.out is not None:
         data = common.out / f"{name}.json"
         write_atomically(data, to_json(document))
         paths = [str(data), *paths]
@@ -46,7 +44,19 @@ def deliver(
             from valuegrad.report.page import draw
 
             paths += draw(chart(), common.out, name)
-    answer(common, document, *shown, paths=paths)
+    if common.json:
+        sys.stdout.write(to_json(document))
+    else:
+        for each in shown:
+            stdout.print(each)
+        for path in paths:
+            stdout.print(path, soft_wrap=True)
+    if found is None:
+        return []
+    if found.reused:
+        results = "1 result was" if found.reused == 1 else f"{found.reused} results were"
+        print(f"{results} in {common.out} already", file=sys.stderr)
+    return [f"{each} failed and was left out: {why}" for each, why in found.failures.items()]
 
 
 @contextmanager
@@ -62,22 +72,12 @@ def progress_on_stderr() -> Iterator[Callable[[str, int, int], None]]:
     if not console.is_terminal:
         yield plain_lines()
         return
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
-
-        def draw(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield draw
+    count, left = "{task.completed:.0f}/{task.total:.0f}", TimeRemainingColumn()
+    with Progress(
+        "{task.description:<12}", BarColumn(), count, left, "left", console=console
+    ) as bars:
+        bar = cache(lambda what: bars.add_task(what, total=1))
+        yield lambda what, done, total: bars.update(bar(what), completed=done, total=total)
 
 
 def plain_lines() -> Callable[[str, int, int], None]:
@@ -92,13 +92,9 @@ def plain_lines() -> Callable[[str, int, int], None]:
         if now - said < PLAIN_SECONDS and done != total:
             return
         said = now
-        rest = (now - start) / done * (total - done) if done else 0.0
-        left = f", {_minutes(rest)} left" if 0 < done < total else ""
+        minutes, seconds = divmod(round((now - start) / done * (total - done)) if done else 0, 60)
+        time_left = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        left = f", {time_left} left" if 0 < done < total else ""
         print(f"{what} {done}/{total}{left}", file=sys.stderr, flush=True)
 
     return say
-
-
-def _minutes(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

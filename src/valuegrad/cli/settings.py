@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter, Token, default_name_transform
-from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from valuegrad.budget import Budget
+from valuegrad.errors import UserError
 from valuegrad.files import check_folder
 from valuegrad.impact.settings import Sampling
 from valuegrad.tasks.settings import TaskSettings
@@ -52,6 +53,14 @@ def _task_flag(field: str) -> str:
     return default_name_transform({"name": "task", "seed": "task_seed"}.get(field, field))
 
 
+def _size(text: str | int) -> int:
+    with suppress(ValidationError):
+        if (size := TypeAdapter(ByteSize).validate_python(text)) > 0:
+            return int(size)
+    wanted, fix = "a size such as 50GB", "leave it out for no limit"
+    raise UserError("cache_limit", repr(text), wanted, fix)
+
+
 @dataclass(frozen=True)
 class Common:
     """Flags of every command.
@@ -67,15 +76,8 @@ class Common:
     out: Annotated[Path, AfterValidator(partial(check_folder, "out"))] | None = None
     json: bool = False
     device: str = "cpu"
-    cache_limit: str | None = None
+    cache_limit: Annotated[int, BeforeValidator(_size)] | None = None  # bytes
     trust_remote_code: bool = False
-
-    @property
-    def cache_bytes(self) -> int | None:
-        """The limit in bytes, None for no limit."""
-        from valuegrad.checkpoints.eviction import parse_size
-
-        return None if self.cache_limit is None else parse_size("cache_limit", self.cache_limit)
 
 
 _FLAT = Parameter(name="*", show_default=_shown)

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from valuegrad.cli import settings as flags
-from valuegrad.cli.console import answer, deliver, progress_on_stderr
+from valuegrad.cli.console import deliver, progress_on_stderr
 from valuegrad.cli.messages import score_warnings
 from valuegrad.errors import UserError
 from valuegrad.study.config import Precise, StudyConfig, load_config
 
 if TYPE_CHECKING:
-    from valuegrad.study.bounds import Bounds
     from valuegrad.study.measuring import Resources
-    from valuegrad.study.run import Outcome
 
 
 def study(
@@ -56,10 +54,10 @@ def study(
     named = {"budget.seed": seed, "dtype": dtype}
     changes = assignments(set_) | {k: v for k, v in named.items() if v is not None}
     loaded = load_config(config, changes)
-    out = common.out or Path("runs") / config.stem
+    common = replace(common, out=common.out or Path("runs") / config.stem)
     measurements = ("score",) if no_train else ("score", "train")
-    with workplace(common, out) as (folder, resources):
-        outcome = run_study(loaded, folder, measurements=measurements, resources=resources)
+    with workplace(common) as (out, resources):
+        outcome = run_study(loaded, out, measurements=measurements, resources=resources)
     result = summarise(loaded, outcome)
     paths = write_study(out, result, outcome)
     shown: list[Any] = [study_table(result)]
@@ -68,8 +66,7 @@ def study(
         none = f"No correlations: {reasons[0]}" if all(reasons) else ""
         shown.append(none or predictor_table(result))
     document = {**study_document(result), "paths": asdict(paths)}
-    answer(common, document, *shown, paths=[_page(paths.report)])
-    return left_out(outcome, out)
+    return deliver(common, document, *shown, paths=[_page(paths.report)], found=outcome)
 
 
 def score(
@@ -104,7 +101,7 @@ def score(
     from valuegrad.study.summary import rank, summarise
 
     config = StudyConfig(tuple(checkpoints), task, budget, sampling, site, alpha, dtype)
-    with workplace(common, common.out) as (folder, resources):
+    with workplace(common) as (folder, resources):
         outcome = run_study(config, folder, measurements=("score",), resources=resources)
     scores = [m.measurements for m in outcome.measured]
     ranking = rank(scores)
@@ -112,11 +109,12 @@ def score(
     if common.out is not None:
         write_score(common.out, summarise(config, outcome), outcome)
         paths = [f"{common.out / 'readiness.parquet'} and readiness.png"]
-    answer(common, scores, score_table(ranking), _verdict(ranking), paths=paths)
+    shown = (score_table(ranking), _verdict(ranking))
+    failed = deliver(common, scores, *shown, paths=paths, found=outcome)
     for row in scores:
         for warning in score_warnings(row, task):
             print(f"valuegrad: {warning}", file=sys.stderr)
-    return left_out(outcome, common.out)
+    return failed
 
 
 def _verdict(ranking: Sequence[Mapping[str, Any]]) -> str:
@@ -153,8 +151,9 @@ def train(
     from valuegrad.study.run import run_study
 
     config = StudyConfig(tuple(checkpoints), task, budget, dtype=dtype)
-    with workplace(common, common.out) as (folder, resources):
+    with workplace(common) as (folder, resources):
         outcome = run_study(config, folder, measurements=("train",), resources=resources)
+    settings = ("learning_rate", "prompts_per_update", "group_size")
     rows = [
         {
             "checkpoint": m.checkpoint.name,
@@ -165,17 +164,14 @@ def train(
             "reward_before": run["reward_before"],
             "reward_after": after,
             "gain": after - run["reward_before"],
-            "learning_rate": budget.learning_rate,
-            "prompts_per_update": budget.prompts_per_update,
-            "group_size": budget.group_size,
+            **{name: getattr(budget, name) for name in settings},
             "engine": run["engine"],
         }
         for m in outcome.measured
         for run in m.runs
         for updates, after in zip(run["updates"], run["rewards_after"], strict=True)
     ]
-    deliver(common, "train", rows, train_table(rows))
-    return left_out(outcome, common.out)
+    return deliver(common, rows, train_table(rows), name="train", found=outcome)
 
 
 def report(
@@ -195,7 +191,7 @@ def report(
     from valuegrad.report.files import rebuild_report
 
     paths = rebuild_report(folder)
-    deliver(common, "report", asdict(paths), paths=[_page(paths.report)])
+    deliver(common, asdict(paths), paths=[_page(paths.report)], name="report")
 
 
 def _page(report: str) -> str:
@@ -203,21 +199,13 @@ def _page(report: str) -> str:
 
 
 @contextmanager
-def workplace(common: flags.Common, out: Path | None) -> Iterator[tuple[Path, Resources]]:
+def workplace(common: flags.Common) -> Iterator[tuple[Path, Resources]]:
     """Where records are kept, for good or as long as the command runs, and what measures them."""
     from valuegrad.study.measuring import Resources
 
     with TemporaryDirectory(prefix="valuegrad-") as scratch, progress_on_stderr() as progress:
-        limit, trust = common.cache_bytes, common.trust_remote_code
-        yield out or Path(scratch), Resources(common.device, limit, trust, progress)
-
-
-def left_out(found: Outcome | Bounds, out: Path | None) -> list[str]:
-    """A line for each checkpoint that failed; says how many results were there already."""
-    if found.reused:
-        results = "1 result was" if found.reused == 1 else f"{found.reused} results were"
-        print(f"{results} in {out} already", file=sys.stderr)
-    return [f"{name} failed and was left out: {why}" for name, why in found.failures.items()]
+        limit, trust = common.cache_limit, common.trust_remote_code
+        yield common.out or Path(scratch), Resources(common.device, limit, trust, progress)
 
 
 def assignments(pairs: Sequence[str]) -> dict[str, Any]:

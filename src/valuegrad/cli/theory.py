@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from valuegrad.cli import settings as flags
-from valuegrad.cli.console import deliver, progress_on_stderr
-from valuegrad.cli.study import left_out, workplace
+from valuegrad.cli.console import deliver
+from valuegrad.cli.study import workplace
 from valuegrad.errors import UserError
 from valuegrad.theory.settings import MAX_TOKENS, PROMPT
 
@@ -60,7 +61,7 @@ def verify(
         f"{len(failed)} fail; of {len(paper)} forms as in the paper "
         f"{sum(not s.holds for s in paper)} fail here"
     )
-    deliver(common, "verify", rows, verify_table(found), verdict)
+    deliver(common, rows, verify_table(found), verdict, name="verify")
     return [f"fails: {s.name} ({s.source})" for s in failed]
 
 
@@ -88,16 +89,22 @@ def bound(
     from valuegrad.study.bounds import measure_bounds
     from valuegrad.theory.bound import summarise_bounds
 
-    with workplace(common, common.out) as (folder, resources):
+    with workplace(common) as (folder, resources):
         found = measure_bounds(checkpoints, task, bound, folder, resources)
     summary = summarise_bounds(found.points, bound.dtype)
     verdict = (
         f"{summary['points']} points, {summary['violations']} violations; the sharp bound is "
         f"{summary['tighter']:.3g} times tighter than the paper's in the median"
     )
-    document, shown = [*found.points, summary], (bound_table(summary), verdict)
-    deliver(common, "bound", document, *shown, chart=lambda: bound_chart(found.points, summary))
-    failed = left_out(found, common.out)
+    failed = deliver(
+        common,
+        [*found.points, summary],
+        bound_table(summary),
+        verdict,
+        name="bound",
+        chart=lambda: bound_chart(found.points, summary),
+        found=found,
+    )
     if summary["violations"]:
         failed.append(f"{summary['violations']} points lie above a bound")
     return failed
@@ -150,9 +157,9 @@ def trace(
             max_tokens=max_tokens,
             seed=seed,
         )
-    document = trace_document(found)
     shown = (Text(finding(found)), trace_table(found), _legend(found))
-    deliver(common, "trace", document, *shown, chart=lambda: trace_chart(found))
+    chart = partial(trace_chart, found)
+    deliver(common, trace_document(found), *shown, name="trace", chart=chart)
 
 
 def _legend(found: Trace) -> str:
@@ -178,7 +185,7 @@ def one_policy(
     """The policy of the one checkpoint that a reference means, and a progress callback."""
     from valuegrad.checkpoints.prefetch import Downloads
     from valuegrad.checkpoints.references import resolve
-    from valuegrad.model.policy import check_code, load_policy
+    from valuegrad.model.policy import check_code
 
     found = resolve([reference])
     if len(found) > 1:
@@ -186,8 +193,7 @@ def one_policy(
         got = f"{reference}, {len(found)} checkpoints ({names} …)"
         raise UserError("CHECKPOINT", got, "one checkpoint", "name one of them")
     check_code(found[0], common.trust_remote_code)
-    limit, trust = common.cache_bytes, common.trust_remote_code
-    with progress_on_stderr() as progress, Downloads(limit, progress) as downloads:
-        here = downloads.get(found[0])
-        policy = load_policy(here, device=common.device, dtype=dtype, trust_remote_code=trust)
-        yield policy, progress
+    with workplace(common) as (_, resources):
+        progress = resources.progress
+        with Downloads(resources.cache_limit, progress) as downloads:
+            yield resources.load(downloads.get(found[0]), dtype), progress

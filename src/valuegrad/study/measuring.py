@@ -29,6 +29,11 @@ class Resources:
     trust_remote_code: bool = False
     progress: Progress = lambda what, done, total: None
 
+    def load(self, checkpoint: Checkpoint, dtype: str) -> Policy:
+        """The policy of a checkpoint that is here."""
+        trust = self.trust_remote_code
+        return load_policy(checkpoint, device=self.device, dtype=dtype, trust_remote_code=trust)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -64,14 +69,20 @@ class Measuring:
     ) -> dict[Checkpoint, list[Record]]:
         """Do the jobs that the content of each checkpoint asks for; a record a job."""
         todo = {checkpoint: jobs_of(self.contents[checkpoint]) for checkpoint in self.whole()}
-        missing = [c for c, jobs in todo.items() if not all(map(self._is_there, jobs))]
+        path = self.records.path
+        missing = [
+            checkpoint
+            for checkpoint, jobs in todo.items()
+            if not all(path(job.measurement, job.inputs).is_file() for job in jobs)
+        ]
         found: dict[Checkpoint, list[Record]] = {checkpoint: [] for checkpoint in todo}
         done, total = 0, sum(map(len, todo.values()))
         with Downloads(self.resources.cache_limit, self.resources.progress) as downloads:
             for checkpoint, jobs in todo.items():
                 later = missing[missing.index(checkpoint) + 1 :] if checkpoint in missing else []
                 # Both when the first missing record needs it, and once.
-                fetch, load = cache(partial(downloads.get, checkpoint, later)), cache(self._load)
+                fetch = cache(partial(downloads.get, checkpoint, later))
+                load = cache(partial(self.resources.load, dtype=self.dtype))
                 with self._noting_failure(checkpoint):
                     for i, job in enumerate(jobs):
                         self.resources.progress(what, done + i, total)
@@ -88,17 +99,6 @@ class Measuring:
     def failures(self) -> dict[str, str]:
         """Checkpoint → message."""
         return {checkpoint.name: str(error) for checkpoint, error in self.errors.items()}
-
-    def _is_there(self, job: Job) -> bool:
-        return self.records.path(job.measurement, job.inputs).is_file()
-
-    def _load(self, checkpoint: Checkpoint) -> Policy:
-        return load_policy(
-            checkpoint,
-            device=self.resources.device,
-            dtype=self.dtype,
-            trust_remote_code=self.resources.trust_remote_code,
-        )
 
     def _record(
         self, job: Job, fetch: Callable[[], Checkpoint], load: Callable[[Checkpoint], Policy]
