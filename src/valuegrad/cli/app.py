@@ -6,7 +6,6 @@ A command is imported when it is called, so that help and a wrong word answer at
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(words: Sequence[str]) -> int:
+def run(words: list[str]) -> int:
     """Run the command that the words after ``valuegrad`` ask for; its exit code."""
     if not words or words[0] in ("--help", "-h"):
         lines = (f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
@@ -49,10 +48,6 @@ def run(words: Sequence[str]) -> int:
 
         print(version("valuegrad"))
         return 0
-    return _command(list(words))
-
-
-def _command(words: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from valuegrad.cli.messages import as_typed, wrong_flag

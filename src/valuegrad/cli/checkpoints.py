@@ -17,10 +17,6 @@ def checkpoints(
 
     A repository alone lists all its revisions; no weights are downloaded.
     Example: ``valuegrad checkpoints 'allenai/OLMo-2-0425-1B@stage1-step*'``
-
-    Args:
-        references: folders, globs, repositories or patterns of their revisions.
-        common: shared flags.
     """
     from valuegrad.checkpoints.references import resolve
     from valuegrad.cli.tables import table
@@ -51,7 +47,6 @@ def pretrain(
         preset: demo, arithmetic (demo with problems to learn), small, medium or large (1M to 100M
             parameters).
         seed: of initialisation and data order.
-        common: shared flags.
     """
     from valuegrad.demo.pretrain import PRESETS
     from valuegrad.demo.pretrain import pretrain as run

@@ -72,10 +72,9 @@ def progress_on_stderr() -> Iterator[Callable[[str, int, int], None]]:
     if not console.is_terminal:
         yield plain_lines()
         return
-    count, left = "{task.completed:.0f}/{task.total:.0f}", TimeRemainingColumn()
-    with Progress(
-        "{task.description:<12}", BarColumn(), count, left, "left", console=console
-    ) as bars:
+    count = "{task.completed:.0f}/{task.total:.0f}"
+    columns = ("{task.description:<12}", BarColumn(), count, TimeRemainingColumn(), "left")
+    with Progress(*columns, console=console) as bars:
         bar = cache(lambda what: bars.add_task(what, total=1))
         yield lambda what, done, total: bars.update(bar(what), completed=done, total=total)
 
@@ -92,9 +91,10 @@ def plain_lines() -> Callable[[str, int, int], None]:
         if now - said < PLAIN_SECONDS and done != total:
             return
         said = now
-        minutes, seconds = divmod(round((now - start) / done * (total - done)) if done else 0, 60)
-        time_left = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-        left = f", {time_left} left" if 0 < done < total else ""
+        left = ""
+        if 0 < done < total:
+            minutes, seconds = divmod(round((now - start) / done * (total - done)), 60)
+            left = f", {minutes} min {seconds} s left" if minutes else f", {seconds} s left"
         print(f"{what} {done}/{total}{left}", file=sys.stderr, flush=True)
 
     return say

@@ -11,9 +11,6 @@ from valuegrad.errors import UserError
 from valuegrad.settings import explained
 from valuegrad.tasks.settings import TaskSettings
 
-FEW = 32  # training prompts below which a probe step falls short
-RARE = 1e-4  # mean reward below which an answer's end is the likelier fault
-
 
 def wrong_flag(error: CycloptsError) -> str:
     """What was wrong with a word of the command line, and what was wanted."""
@@ -52,12 +49,12 @@ def score_warnings(score: Mapping[str, Any], task: TaskSettings) -> list[str]:
     """What suggests that a score is not of what was meant; a sentence each."""
     found = []
     open_end = task.stop is None and task.is_file and score["estimator"] == "teacher-forced"
-    if open_end and score["reward_before"] < RARE:
+    if open_end and score["reward_before"] < 1e-4:
         found.append(
             f"{score['label']} hardly ever gives a right answer and ends there; base models rarely "
             r"write their stop token: --stop '\n' may show more"
         )
-    if score["probe_prompts"] < min(FEW, score["n_prompts"] // 2):
+    if score["probe_prompts"] < min(32, score["n_prompts"] // 2):
         found.append(
             f"the probe step of {score['label']} rests on {score['probe_prompts']} training "
             "prompts, which predict too little: hold out fewer, or give more"

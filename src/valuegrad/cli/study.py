@@ -43,7 +43,6 @@ def study(
         set_: a configuration key and its value in TOML, such as budget.seeds=1; may be repeated.
         seed: of the first RL run of each checkpoint.
         dtype: float32 or float64.
-        common: shared flags.
     """
     from valuegrad.cli.tables import predictor_table, study_table
     from valuegrad.report.files import write_study
@@ -86,14 +85,9 @@ def score(
     Example: ``valuegrad score 'runs/demo/pretrain/step*' --task label-copy --learning-rate 1e-4``
 
     Args:
-        checkpoints: what to measure.
         site: where value gradients live: embedding, a block's number, or final.
         alpha: tilt of the headroom.
         dtype: float32 or float64.
-        task: the task.
-        budget: the RL budget that the prediction is for.
-        sampling: the probe step, and rollouts where the task has no closed form.
-        common: shared flags.
     """
     from valuegrad.cli.tables import score_table
     from valuegrad.report.files import write_score
@@ -141,11 +135,7 @@ def train(
     Example: ``valuegrad train runs/demo/pretrain/step400 --task label-copy --updates 10,20``
 
     Args:
-        checkpoints: where to start.
         dtype: float32 or float64.
-        task: the task.
-        budget: the RL budget and its hyper-parameters.
-        common: shared flags.
     """
     from valuegrad.cli.tables import train_table
     from valuegrad.study.run import run_study
@@ -186,7 +176,6 @@ def report(
 
     Args:
         folder: the study folder.
-        common: shared flags.
     """
     from valuegrad.report.files import rebuild_report
 

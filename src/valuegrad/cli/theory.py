@@ -35,11 +35,9 @@ def verify(
     corrected statement fails. Example: ``valuegrad verify runs/demo/pretrain/step600``
 
     Args:
-        checkpoint: a folder.
         prompt: text that the policy's own completion follows.
         seed: of the completion, the rewards and the directions.
         dtype: float64, in which identities hold to rounding.
-        common: shared flags.
     """
     from valuegrad.cli.tables import verify_table
     from valuegrad.theory.verify import PARTS
@@ -77,12 +75,6 @@ def bound(
 
     Leaves with 1 if a bound fails.
     Example: ``valuegrad bound 'runs/demo/pretrain/step*' --task label-copy --out runs/bound``
-
-    Args:
-        checkpoints: what to measure.
-        bound: where.
-        task: the task.
-        common: shared flags.
     """
     from valuegrad.cli.tables import bound_table
     from valuegrad.report.bound_figures import bound_chart
@@ -129,7 +121,6 @@ def trace(
     Example: ``valuegrad trace runs/demo/pretrain/step600 --prompt "label = 'B'" --out runs/trace``
 
     Args:
-        checkpoint: a folder, or one revision of a repository.
         prompt: text that the completion follows.
         completion: text that is credited; left out, one is drawn from the policy.
         site: sites to show, such as embedding,1,final; left out, all of them.
@@ -137,7 +128,6 @@ def trace(
         max_tokens: the most that are drawn.
         seed: of the drawing.
         dtype: float32, float64, bfloat16 or float16.
-        common: shared flags.
     """
     from rich.text import Text
 
