@@ -5,7 +5,7 @@ import json
 import pytest
 
 from valuegrad.errors import UserError
-from valuegrad.study.config import load_config, parse_config
+from valuegrad.study.config import StudyConfig, load_config
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_flags_lie_on_top_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alpha": "x"}, "config: alpha: got 'x'; wanted a number. Fix: .* the default is 5.0"),
-        ({"site": 1.5}, "config: site: got 1.5; wanted a whole number"),
-        ({"task": "label-copy"}, "config: task: got 'label-copy'; wanted a table of keys"),
+        ({"alpha": "x"}, "^alpha: got 'x'; wanted a number. Fix: .* the default is 5.0"),
+        ({"site": 1.5}, "^site: got 1.5; wanted a whole number"),
+        ({"task": "label-copy"}, "^task: got 'label-copy'; wanted a table of keys"),
         ({"checkpoints": "runs/x"}, "checkpoints: got 'runs/x'; wanted a list in brackets"),
-        ({"task": {"name": 3}}, "config: task.name: got 3; wanted a text in quotes"),
-        ({"budget": {"seeds": 1.5}}, "config: budget.seeds: got 1.5; wanted a whole number"),
+        ({"task": {"name": 3}}, "^task.name: got 3; wanted a text in quotes"),
+        ({"budget": {"seeds": 1.5}}, "^budget.seeds: got 1.5; wanted a whole number"),
         ({"budget": {"updates": 10}}, r"budget.updates: got 10; .*default is \[10, 20, 25, 30\]"),
         ({"budget": {"updates": [1, "x"]}}, "budget.updates: got 'x'; wanted a whole number"),
         ({"budget": {"method": "gpo"}}, "budget.method: got 'gpo'; .*did you mean 'grpo'"),
@@ -58,7 +58,7 @@ def test_flags_lie_on_top_of_the_file(tmp_path):
 )
 def test_a_value_of_the_wrong_kind_is_named_with_what_was_wanted(changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        parse_config({"checkpoints": ["a"], **changes})
+        StudyConfig(**{"checkpoints": ["a"], **changes})
     assert "Input should" not in str(caught.value)
 
 
@@ -79,7 +79,7 @@ def test_a_key_below_a_value_is_refused(tmp_path, key, message):
 
 def test_whole_numbers_of_a_file_are_numbers_and_the_resolved_text_has_every_default():
     changes = {"alpha": 4, "budget": {"learning_rate": 1, "updates": [1, 2]}}
-    resolved = json.loads(parse_config({"checkpoints": ["a"], **changes}).resolved())
+    resolved = json.loads(StudyConfig(**{"checkpoints": ["a"], **changes}).resolved())
     assert resolved["checkpoints"] == ["a"]
     assert repr(resolved["alpha"]) == "4.0"
     assert repr(resolved["budget"]["learning_rate"]) == "1.0"

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from valuegrad.errors import RunError, UserError
-from valuegrad.study.config import parse_config
+from valuegrad.study.config import StudyConfig
 from valuegrad.study.records import Record, Records, claim, forget
 
 
@@ -29,7 +29,7 @@ def test_a_damaged_record_is_named(tmp_path):
 
 def test_a_folder_belongs_to_one_configuration_but_may_see_more_checkpoints(tmp_path):
     def resolved(**changes):
-        return parse_config({"checkpoints": ["a"], **changes}).resolved()
+        return StudyConfig(**{"checkpoints": ["a"], **changes}).resolved()
 
     folder = tmp_path / "study"
     assert claim(folder, resolved())

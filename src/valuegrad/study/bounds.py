@@ -23,10 +23,8 @@ class Bounds:
     """The points of every checkpoint that went through, and what failed."""
 
     points: list[dict[str, Any]]
-    failures: dict[str, str]
-    """Checkpoint → message."""
-    reused: int
-    """How many records were there already."""
+    failures: dict[str, str]  # checkpoint → message
+    reused: int  # how many records were there already
 
 
 def measure_bounds(

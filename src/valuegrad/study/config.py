@@ -46,7 +46,7 @@ def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> S
     if not path.is_file():
         raise UserError("config", str(path), "a TOML file", "check the path")
     try:
-        tree = tomllib.loads(path.read_text("utf-8"))
+        tree: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         got = f"TOML that does not parse ({error})"
         raise UserError(str(path), got, "TOML", "mend it") from error
@@ -57,13 +57,8 @@ def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> S
             below = branch.get(parent)
             branch[parent] = branch = below if isinstance(below, dict) else {}
         branch[last] = value
-    return parse_config(tree, str(path))
-
-
-def parse_config(tree: Mapping[str, Any], source: str = "config") -> StudyConfig:
-    """Check a configuration given as nested mappings; `source` says where it came from."""
     try:
         return StudyConfig(**tree)
     except UserError as error:
-        key = f"{source}: {error.argument}"
+        key = f"{path}: {error.argument}"
         raise UserError(key, error.got, error.wanted, error.fix) from error

@@ -14,7 +14,7 @@ from typing import Any
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.checkpoints.files import content_sha256
 from valuegrad.checkpoints.prefetch import Downloads, Progress
-from valuegrad.errors import DownloadError, RunError, UserError
+from valuegrad.errors import RunError, ValuegradError
 from valuegrad.model.policy import Policy, check_code, load_policy
 from valuegrad.study.records import Record, Records
 
@@ -24,8 +24,7 @@ class Resources:
     """Where checkpoints are measured, and what they may take; no part of any result."""
 
     device: str = "cpu"
-    cache_limit: int | None = None
-    """Bytes that downloaded checkpoints may take, None for no limit."""
+    cache_limit: int | None = None  # bytes that downloaded checkpoints may take
     trust_remote_code: bool = False
     progress: Progress = lambda what, done, total: None
 
@@ -110,20 +109,14 @@ class Measuring:
         local = fetch()
         start = time.perf_counter()
         record = Record(job.make(load(local)), time.perf_counter() - start)
-        self.records.put(job.measurement, job.inputs, record)
-        # Read back, so that a resumed study goes on from the very same values.
-        stored = self.records.get(job.measurement, job.inputs)
-        assert stored is not None
-        return stored
+        return self.records.put(job.measurement, job.inputs, record)
 
     @contextmanager
     def _noting_failure(self, checkpoint: Checkpoint) -> Iterator[None]:
         try:
             yield
-        except (UserError, DownloadError) as error:
-            self.errors[checkpoint] = error
-        except RunError as error:
-            if isinstance(error.__cause__, OSError):
+        except ValuegradError as error:
+            if type(error) is RunError and isinstance(error.__cause__, OSError):
                 raise  # A full disk, which the others would meet too.
             self.errors[checkpoint] = error
 

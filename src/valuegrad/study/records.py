@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from valuegrad.errors import UserError
-from valuegrad.files import to_json, write_atomically
+from valuegrad.files import plain, to_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class Record:
     """One finished measurement."""
 
     result: dict[str, Any]
-    """Plain JSON values."""
-    seconds: float
-    """Wall-clock time, which alone differs between two runs."""
+    seconds: float  # wall-clock time, which alone differs between two runs
 
 
 class Records:
@@ -50,16 +48,18 @@ class Records:
             got, fix = f"a damaged record ({error})", "delete the file; it is measured again"
             raise UserError(str(path), got, "a record that valuegrad wrote", fix) from error
 
-    def put(self, measurement: str, inputs: Mapping[str, Any], record: Record) -> None:
-        """Write a record; a crash leaves the whole file or none."""
+    def put(self, measurement: str, inputs: Mapping[str, Any], record: Record) -> Record:
+        """Write a record, whole or not at all; returns what `get` finds from now on."""
+        stored = Record(plain(record.result), record.seconds)
         whole = {
             "measurement": measurement,
             "inputs": inputs,
-            "result": record.result,
+            "result": stored.result,
             "provenance": provenance(),
-            "seconds": record.seconds,
+            "seconds": stored.seconds,
         }
         write_atomically(self.path(measurement, inputs), to_json(whole))
+        return stored
 
 
 def claim(out: Path, resolved: str) -> bool:
@@ -68,19 +68,16 @@ def claim(out: Path, resolved: str) -> bool:
     The list of checkpoints may change: a study can grow with the pretraining run it watches.
     """
     mark = out / "study-config.json"
-    if mark.is_file():
-        difference = _difference(mark.read_text("utf-8"), resolved)
-        if difference:
-            got = f"{out}, a study with another configuration ({difference})"
-            wanted = "a new folder or the same configuration"
-            raise UserError("out", got, wanted, "name another folder with `out`")
-        write_atomically(mark, resolved)
-        return False
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    new = not mark.is_file()
+    if not new and (difference := _difference(mark.read_text("utf-8"), resolved)):
+        got = f"{out}, a study with another configuration ({difference})"
+        wanted = "a new folder or the same configuration"
+        raise UserError("out", got, wanted, "name another folder with `out`")
+    if new and out.exists() and (not out.is_dir() or any(out.iterdir())):
         got = f"{out}, which holds something else"
         raise UserError("out", got, "a study folder or a new one", "name another folder")
     write_atomically(mark, resolved)
-    return True
+    return new
 
 
 def forget(out: Path) -> None:
@@ -108,8 +105,7 @@ def _difference(known: str, asked: str) -> str:
     # A key that is not there is not a null one: it is of another version.
     both = [(k, *(repr(c[k]) if k in c else "unknown" for c in (old, new))) for k in {**old, **new}]
     changed = [found for found in both if found[0] != "checkpoints" and found[1] != found[2]]
-    shown = [f"{key} is {there} there, {here} here" for key, there, here in changed[:3]]
-    return "; ".join(shown)
+    return "; ".join(f"{key} is {there} there, {here} here" for key, there, here in changed[:3])
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.checkpoints.references import resolve
 from valuegrad.errors import RunError, UserError
@@ -32,12 +30,9 @@ class Measured:
     """The records of one checkpoint."""
 
     checkpoint: Checkpoint
-    score: dict[str, Any]
-    """The result of ``score``, rows included; empty where none was asked for."""
-    runs: tuple[dict[str, Any], ...]
-    """The results of ``train``, one a seed."""
-    seconds: tuple[float, float]
-    """Wall-clock time of the score, and of the runs together."""
+    score: dict[str, Any]  # the result of `score` with its rows; empty where none was asked for
+    runs: tuple[dict[str, Any], ...]  # the results of `train`, one a seed
+    seconds: tuple[float, float]  # wall-clock time of the score, and of the runs together
 
     @property
     def measurements(self) -> dict[str, Any]:
@@ -50,10 +45,8 @@ class Outcome:
     """What a study measured, and what failed."""
 
     measured: tuple[Measured, ...]
-    failures: dict[str, str]
-    """Checkpoint → message."""
-    reused: int
-    """How many records were there already."""
+    failures: dict[str, str]  # checkpoint → message
+    reused: int  # how many records were there already
 
 
 def run_study(
@@ -117,12 +110,8 @@ def _train_jobs(config: StudyConfig, task: Task, content: str) -> list[Job]:
 def _inputs(config: StudyConfig, task: Task, content: str) -> dict[str, Any]:
     budget = asdict(config.budget)
     del budget["seeds"], budget["seed"]
-    return {
-        "content_sha256": content,
-        "task_sha256": task.sha256,
-        "dtype": config.dtype,
-        "budget": budget,
-    }
+    hashes = {"content_sha256": content, "task_sha256": task.sha256}
+    return {**hashes, "dtype": config.dtype, "budget": budget}
 
 
 def _score(config: StudyConfig, task: Task, policy: Policy) -> dict[str, Any]:
@@ -136,9 +125,7 @@ def _score(config: StudyConfig, task: Task, policy: Policy) -> dict[str, Any]:
     )
     # Names are no part of a record: a checkpoint that moved is the same checkpoint.
     kept = [f.name for f in fields(found) if f.name not in (*_NAMES, "seconds")]
-    result = {name: getattr(found, name) for name in kept}
-    result["rows"] = {k: np.asarray(v).tolist() for k, v in found.rows.items()}
-    return result
+    return {name: getattr(found, name) for name in kept}
 
 
 def _train(config: StudyConfig, task: Task, seed: int, policy: Policy) -> dict[str, Any]:
