@@ -34,7 +34,7 @@ TEXTS = [
 @pytest.fixture(autouse=True)
 def short_texts(monkeypatch):
     """A few short texts stand for the standard library's source."""
-    monkeypatch.setattr("valuegrad.demo.pretrain.standard_library", lambda: TEXTS)
+    monkeypatch.setattr("valuegrad.demo.text.standard_library", lambda: TEXTS)
 
 
 def weights(folder):

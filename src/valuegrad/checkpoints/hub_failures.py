@@ -9,13 +9,7 @@ from huggingface_hub import constants, errors
 from valuegrad.errors import DownloadError, UserError, ValuegradError
 
 _UNREACHABLE = (errors.OfflineModeIsEnabled, httpx2.TransportError)
-_FAILURES = (
-    *_UNREACHABLE,
-    errors.HfHubHTTPError,
-    errors.HFValidationError,
-    errors.LocalEntryNotFoundError,
-    OSError,
-)
+_FAILURES = (*_UNREACHABLE, errors.HFValidationError, OSError)  # the client's others are OSErrors
 # What was asked for, what could have been, and the fix; a gated repository is one not found, too.
 _WRONG_REQUESTS = {
     errors.GatedRepoError: (

@@ -163,9 +163,7 @@ def _near(wanted: str, known: dict[str, str]) -> str:
 
 
 def _near_folders(path: Path) -> str:
-    parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
-        parent = parent.parent
+    parent = next(folder for folder in path.parents if folder.is_dir())
     here = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
     listed = ", ".join(here[:6]) + (", …" if len(here) > 6 else "")
     place = "the working folder" if parent == Path() else str(parent)

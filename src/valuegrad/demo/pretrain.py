@@ -17,13 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-from valuegrad.demo.text import (
-    END,
-    byte_level_bpe,
-    code_sequences,
-    problem_sequences,
-    standard_library,
-)
+from valuegrad.demo import text
 from valuegrad.errors import RunError, UserError
 from valuegrad.files import write_atomically
 
@@ -93,9 +87,9 @@ def pretrain(
     _claim(folder, {"recipe": recipe.settings(), "seed": seed})
     if all((path / "model.safetensors").is_file() for path in checkpoints):
         return checkpoints
-    texts = standard_library()
-    tokenizer = byte_level_bpe(texts, recipe.vocabulary, single_digits=recipe.arithmetic > 0)
-    run = _Run(recipe, seed, torch.device(device), tokenizer.get_vocab()[END])
+    texts = text.standard_library()
+    tokenizer = text.byte_level_bpe(texts, recipe.vocabulary, single_digits=recipe.arithmetic > 0)
+    run = _Run(recipe, seed, torch.device(device), tokenizer.get_vocab()[text.END])
     step = run.resume(folder / "resume.pt")
     batches = _batches(tokenizer, texts, recipe, seed)
     for _ in range(step):
@@ -135,11 +129,10 @@ class _Run:
         blocks = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
         matrices = {id(p) for p in blocks}
         rest = [p for p in self.model.parameters() if id(p) not in matrices]
-        rate = recipe.learning_rate
         self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(blocks, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.01),
-        ]
+            torch.optim.Muon(blocks, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.01),
+        ]  # with the learning rate of each step
 
     def step(self, step: int, batch: Tensor) -> float:
         """One optimiser step; returns the loss in nats a token."""
@@ -166,8 +159,8 @@ class _Run:
         self.model.save_pretrained(draft)
         wrapped = PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
-            eos_token=END,
-            pad_token=END,
+            eos_token=text.END,
+            pad_token=text.END,
             clean_up_tokenization_spaces=False,
         )
         wrapped.save_pretrained(draft)
@@ -193,10 +186,10 @@ def _batches(tokenizer: Tokenizer, texts: list[str], recipe: Recipe, seed: int) 
     """Endless batches of sequences, each with one token more to predict."""
     rows = recipe.batch_tokens // recipe.sequence
     problems = round(recipe.arithmetic * rows)
-    code = code_sequences(tokenizer, texts, recipe.sequence, rows - problems, seed)
+    code = text.code_sequences(tokenizer, texts, recipe.sequence, rows - problems, seed)
     if not problems:
         yield from code
-    arithmetic = problem_sequences(tokenizer, recipe.sequence, problems, recipe.digits, seed)
+    arithmetic = text.problem_sequences(tokenizer, recipe.sequence, problems, recipe.digits, seed)
     for both in zip(code, arithmetic, strict=True):
         yield torch.cat(both)
 
@@ -204,14 +197,14 @@ def _batches(tokenizer: Tokenizer, texts: list[str], recipe: Recipe, seed: int) 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
     """Mark a folder as this run's, or refuse one that is another's."""
     mark = folder / "pretrain.json"
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    resolved = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     if mark.is_file():
-        if mark.read_text("utf-8") != text:
+        if mark.read_text("utf-8") != resolved:
             got = f"{folder}, which holds a run with another recipe or seed ({mark})"
             wanted = "a new folder, or the same recipe and seed"
             raise UserError("folder", got, wanted, "name another folder")
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.is_file() or (folder.exists() and any(folder.iterdir())):
         got = f"{folder}, a file" if folder.is_file() else f"{folder}, which holds other files"
         raise UserError("folder", got, "an empty or a new folder", "name another folder")
-    write_atomically(mark, text)
+    else:
+        write_atomically(mark, resolved)

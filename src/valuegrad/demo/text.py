@@ -7,6 +7,7 @@ The code is the running Python's own standard library. The problems are of the t
 import random
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -27,10 +28,8 @@ def standard_library() -> list[str]:
     texts = []
     for path in sorted(root.rglob("*.py")):
         if not _SKIPPED & set(path.relative_to(root).parts):
-            try:
+            with suppress(UnicodeDecodeError, OSError):
                 texts.append(path.read_text("utf-8"))
-            except (UnicodeDecodeError, OSError):
-                continue
     if sum(map(len, texts)) < 1_000_000:
         got, fix = f"{len(texts)} source files in {root}", "use a Python that ships it"
         raise UserError("pretrain", got, "the standard library's source", fix)
