@@ -19,16 +19,9 @@ MIN_CHECKPOINTS = 4
 MAX_CONSTANT_RESAMPLES = 0.05
 CONFIDENCE = 0.95
 DRAWS = 20000
+NO_INTERVAL = (math.nan, math.nan)
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number, or NaN and the reason why there is none (the reason is "" for a number)."""
-
-    value: float
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def correlate(
     if nothing:
         fields = ("spearman", "interval", "p_value", "partial_given_reward")
         reasons = dict.fromkeys(fields, nothing)
-        return Correlation(math.nan, (math.nan, math.nan), math.nan, math.nan, len(s), reasons)
+        return Correlation(math.nan, NO_INTERVAL, math.nan, math.nan, len(s), reasons)
     order = np.lexsort((g, s))  # the seed then gives the same answer for any order of checkpoints
     u, v = _centred_ranks(s[order]), _centred_ranks(g[order])
     rng = np.random.default_rng(seed)
@@ -106,11 +99,11 @@ def correlate(
         rng=rng,
     ).pvalue
     interval, reasons = _interval(u, v, confidence, resamples, rng)
-    partial = Estimate(math.nan, "no reward_before") if r is None else _partial(s, g, r)
-    if partial.reason:
-        reasons["partial_given_reward"] = partial.reason
+    partial = "no reward_before" if r is None else _partial(s, g, r)
+    if isinstance(partial, str):
+        reasons["partial_given_reward"], partial = partial, math.nan
     spearman = float(_rank_correlation(u, v))
-    return Correlation(spearman, interval, float(p_value), partial.value, len(s), reasons)
+    return Correlation(spearman, interval, float(p_value), partial, len(s), reasons)
 
 
 def regret(scores: FloatArray, gains: FloatArray) -> float:
@@ -234,26 +227,25 @@ def _interval(
     defined_B = rho_B[np.isfinite(rho_B)]
     dropped = resamples - len(defined_B)
     if dropped > MAX_CONSTANT_RESAMPLES * resamples:
-        return (math.nan, math.nan), {"interval": f"{dropped} of {resamples} resamples constant"}
+        return NO_INTERVAL, {"interval": f"{dropped} of {resamples} resamples constant"}
     reasons = {"resamples": f"dropped {dropped} constant of {resamples}"} if dropped else {}
     if is_constant(defined_B):
-        return (math.nan, math.nan), reasons | {"interval": "every resample has the same ρ"}
+        return NO_INTERVAL, reasons | {"interval": "every resample has the same ρ"}
     low, high = np.quantile(defined_B, [(1 - confidence) / 2, (1 + confidence) / 2])
     return (float(low), float(high)), reasons
 
 
-def _partial(s: FloatArray, g: FloatArray, r: FloatArray) -> Estimate:
-    """The partial ρ of s and g given r, in whole numbers up to the last division."""
-    nothing = why_undefined(r) or ("constant reward_before" if is_constant(r) else "")
-    if nothing:
-        return Estimate(math.nan, nothing)
+def _partial(s: FloatArray, g: FloatArray, r: FloatArray) -> float | str:
+    """The partial ρ of s and g given r, in whole numbers up to the last division, or why not."""
+    if nothing := why_undefined(r) or ("constant reward_before" if is_constant(r) else ""):
+        return nothing
     ranks = np.stack([_centred_ranks(s), _centred_ranks(g), _centred_ranks(r)]).astype(np.int64)
     (ss, sg, sr), (_, gg, gr), (_, _, rr) = (ranks @ ranks.T).tolist()
     left_s, left_g = ss * rr - sr * sr, gg * rr - gr * gr
     for name, left in (("scores", left_s), ("gains", left_g)):
         if left == 0:
-            return Estimate(math.nan, f"{name} perfectly rank-correlated with reward_before")
-    return Estimate((sg * rr - sr * gr) / math.sqrt(left_s * left_g), "")
+            return f"{name} perfectly rank-correlated with reward_before"
+    return float((sg * rr - sr * gr) / math.sqrt(left_s * left_g))
 
 
 def _draws(values: FloatArray, standard_errors: FloatArray, draws: int, seed: int) -> FloatArray:

@@ -1,6 +1,6 @@
 """From records to conclusions: the ranking (Eq. 31), correlations, laws (Eq. 30), regret.
 
-n checkpoints · K numbers of updates · S seeds
+n checkpoints · S seeds · K numbers of updates; gains are (n, S, K), (n, 0) where RL was not run
 """
 
 import math
@@ -14,7 +14,7 @@ from scipy.special import logit
 from valuegrad.impact.readiness import VERDICTS
 from valuegrad.impact.score import probe_updates
 from valuegrad.study.config import StudyConfig
-from valuegrad.study.laws import MARGIN, Law, affine, proportional, saturating
+from valuegrad.study.laws import MARGIN, affine, proportional, saturating
 from valuegrad.study.predictors import DEFAULT, PREDICTORS, Measurements, column
 from valuegrad.study.result import (
     CheckpointResult,
@@ -43,7 +43,8 @@ def summarise(config: StudyConfig, outcome: Outcome) -> StudyResult:
     errors = np.array([s["standard_errors"].get(DEFAULT) for s in scores], dtype=np.float64)
     order = _order(values)
     trained = all(m.runs for m in measured)
-    gains = _gains(measured) if trained else np.empty((len(measured), 0, 0))
+    runs = [m.runs if trained else () for m in measured]
+    gains = np.array([[run["gains"] for run in of_one] for of_one in runs], dtype=np.float64)
     return StudyResult(
         ranking=tuple(scores[i]["checkpoint"] for i in order),
         best=scores[order[0]]["checkpoint"],
@@ -58,7 +59,7 @@ def summarise(config: StudyConfig, outcome: Outcome) -> StudyResult:
         seconds=Seconds(sum(m.seconds[0] for m in measured), sum(m.seconds[1] for m in measured)),
         config=asdict(config),
         prompts=_prompts(measured[order[0]].score["rows"]),
-        checkpoints=tuple(_checkpoint(m, gains[i]) for i, m in enumerate(measured)),
+        checkpoints=tuple(map(_checkpoint, measured, gains)),
     )
 
 
@@ -70,11 +71,6 @@ def rank(scores: Sequence[Measurements]) -> list[Measurements]:
 def _order(values: FloatArray) -> list[int]:
     order: list[int] = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable").tolist()
     return order
-
-
-def _gains(measured: Sequence[Measured]) -> FloatArray:
-    """Gains (n, S, K)."""
-    return np.array([[run["gains"] for run in m.runs] for m in measured], dtype=np.float64)
 
 
 def _predictor(name: str, scores: Sequence[Measurements], gains: FloatArray) -> PredictorResult:
@@ -114,17 +110,16 @@ def _laws(
     for name in ("probe_step", "p_alignment", "p_gap"):
         for law in (proportional, affine):
             laws[f"{law.__name__}({name})"] = law(column(scores, name), mean)
-    return {name: _law(law) for name, law in laws.items()}
-
-
-def _law(law: Law) -> LawResult:
-    return LawResult(
-        law.constants,
-        law.leave_one_out_error,
-        tuple(law.fitted.tolist()),
-        tuple(law.left_out.tolist()),
-        law.reason,
-    )
+    return {
+        name: LawResult(
+            constants=law.constants,
+            leave_one_out_error=law.leave_one_out_error,
+            fitted=tuple(law.fitted.tolist()),
+            left_out=tuple(law.left_out.tolist()),
+            reason=law.reason,
+        )
+        for name, law in laws.items()
+    }
 
 
 def _combination(scores: Sequence[Measurements], gains: FloatArray) -> dict[str, float]:
