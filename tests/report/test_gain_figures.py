@@ -1,11 +1,9 @@
 """Measured gains beside predictions."""
 
-import pytest
 from tests.report.documents import LAW, document, result, rows_of
 
-from valuegrad.report.gain_figures import gain, scatter
+from valuegrad.report.gain_figures import gain
 from valuegrad.study.predictors import DEFAULT
-from valuegrad.study.result import study_result
 
 
 def test_the_gain_figure_draws_three_series_in_reward_units():
@@ -31,26 +29,3 @@ def test_without_a_law_the_predictor_itself_is_drawn():
         "reward before RL",
     }
     assert spec["title"]["subtitle"][0].startswith(f"No law of {DEFAULT} could be fitted")
-
-
-@pytest.mark.parametrize(
-    ("rho", "says"),
-    [
-        ((1.0, -1.0), "The gain rises with probe_step and falls with p_gap"),
-        ((0.2, 0.5), "The gain has no clear relation to probe_step and rises with p_gap"),
-        ((None, 0.5), "The gain has no defined relation to probe_step and rises with p_gap"),
-        ((None, None), "The gain's relation to its predictors is undefined"),
-    ],
-)
-def test_the_scatter_says_how_the_gain_relates_to_two_predictors(rho, says):
-    found = document()
-    for name, value in zip((DEFAULT, "p_gap"), rho, strict=True):
-        found["predictors"][name]["spearman_gain"] = value
-    spec = scatter(study_result(found)).to_dict()
-    assert spec["title"]["text"] == says
-    titles = [panel["title"]["text"] for panel in spec["hconcat"]]
-    assert titles[
-        1
-    ] == f"p_gap: Spearman {'undefined' if rho[1] is None else f'{rho[1]:.2f}'}".replace("-", "−")
-    row = rows_of(spec)[0]
-    assert row["high"] - row["gain"] == pytest.approx(0.007)

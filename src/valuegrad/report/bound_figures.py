@@ -16,6 +16,7 @@ from valuegrad.report.theme import (
     WIDTH,
     curve,
     drawn,
+    series_colour,
     small_title,
     titled,
 )
@@ -35,22 +36,24 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
     checkpoints = summary["checkpoints"]
     columns = min(COLUMNS, len(checkpoints))
     size = min(WIDTH // columns - 50, LARGEST)
-    lows, highs = _steps(points), _range(points)
-    entropy = {
-        "scale": alt.Scale(type="log", domain=[lows[0], lows[-1]]),
-        "axis": alt.Axis(values=lows, format="~g"),
-    }
-    norm = {"scale": alt.Scale(type="log", domain=highs), "axis": _powers(highs)}
-    titles, colours = zip(*SERIES.values(), strict=True)
-    colour = alt.Color(
-        "series:N",
-        scale=alt.Scale(domain=titles, range=colours),
-        legend=alt.Legend(title=None, orient="top", columns=3, offset=4),
-    )
+    entropy, norm = _entropies(points), _norms(points)
+    colour = series_colour("series", dict(SERIES.values()), columns=3)
     panels = []
     for place, row in enumerate(checkpoints):
         lowest, leftmost = place + COLUMNS >= len(checkpoints), place % COLUMNS == 0
-        panel = drawn(_rows(points, row), {"series": "what", "prompt": "end of the prompt"})
+        rows = [
+            {
+                "entropy": p["entropy"],
+                "value": p[name],
+                "series": title,
+                "prompt": p["prompt"][-40:],
+            }
+            for p in points
+            if p["checkpoint"] == row["checkpoint"]
+            for name, (title, _) in SERIES.items()
+            if p["entropy"] > 0 and p[name] > 0
+        ]
+        panel = drawn(rows, {"series": "what", "prompt": "end of the prompt"})
         panels.append(
             panel.mark_point(filled=True, size=14, opacity=0.7)
             .encode(
@@ -64,40 +67,24 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
     if len(checkpoints) > 1:
         whole = alt.vconcat(whole, _trajectory(checkpoints), spacing=28)
     subtitle = [
-        f"Every point over the entropy of the next token, N = (1/τ) ‖∂h/∂e‖ ‖E‖ ‖W‖. In the median "
+        "Every point over the entropy of the next token, N = (1/τ) ‖∂h/∂e‖ ‖E‖ ‖W‖. In the median "
         f"the sharp bound is still {number(summary['looseness'], 2)} times the gap."
     ]
-    return titled(whole, _title(summary), subtitle)
-
-
-def _title(summary: Row) -> str:
-    if summary["violations"]:
-        return f"{summary['violations']} of {summary['points']} points break a bound"
     tighter = number(summary["tighter"], 2)
-    return f"The sampling gap stays below its bounds, the sharp one {tighter} times tighter"
-
-
-def _rows(points: Sequence[Row], checkpoint: Row) -> list[dict[str, Any]]:
-    return [
-        {"entropy": p["entropy"], "value": p[name], "series": title, "prompt": p["prompt"][-40:]}
-        for p in points
-        if p["checkpoint"] == checkpoint["checkpoint"]
-        for name, (title, _) in SERIES.items()
-        if p["entropy"] > 0 and p[name] > 0
-    ]
+    title = f"The sampling gap stays below its bounds, the sharp one {tighter} times tighter"
+    if summary["violations"]:
+        title = f"{summary['violations']} of {summary['points']} points break a bound"
+    return titled(whole, title, subtitle)
 
 
 def _trajectory(checkpoints: Sequence[Row]) -> ChartType:
+    places = [i if row["step"] is None else row["step"] for i, row in enumerate(checkpoints)]
     axis = "step" if all(row["step"] is not None for row in checkpoints) else "checkpoint"
     panels = []
     for name, title in (("gap", "median gap"), ("entropy", "median entropy (nats)")):
         rows = [
-            {
-                "x": i if row["step"] is None else row["step"],
-                "value": row[name],
-                "label": _label(row),
-            }
-            for i, row in enumerate(checkpoints)
+            {"x": x, "value": row[name], "label": _label(row)}
+            for x, row in zip(places, checkpoints, strict=True)
         ]
         base = drawn(rows, {"label": "checkpoint"}).encode(
             x=alt.X("x:Q", title=axis), y=alt.Y("value:Q", title=None)
@@ -107,8 +94,8 @@ def _trajectory(checkpoints: Sequence[Row]) -> ChartType:
     return alt.hconcat(*panels, spacing=30)
 
 
-def _steps(points: Sequence[Row]) -> list[float]:
-    """Entropies of the form 1, 2, 5 times a power of ten around what is drawn."""
+def _entropies(points: Sequence[Row]) -> dict[str, Any]:
+    """Scale and axis, with marks at 1, 2, 5 times a power of ten around what is drawn."""
     values = [p["entropy"] for p in points if p["entropy"] > 0 and p["gap"] > 0] or [1.0]
     low, high = (math.floor(math.log10(end)) for end in (min(values), max(values)))
     marks = [m * 10.0**e for e in range(low, high + 2) for m in (1, 2, 5)]
@@ -116,22 +103,22 @@ def _steps(points: Sequence[Row]) -> list[float]:
     last = min(i for i, mark in enumerate(marks) if mark >= max(values))
     chosen = marks[first : max(last, first + 1) + 1]
     # Both ends stay, and in between no more than fit.
-    return chosen if len(chosen) <= 5 else [chosen[0], *chosen[3:-1:3], chosen[-1]]
+    chosen = chosen if len(chosen) <= 5 else [chosen[0], *chosen[3:-1:3], chosen[-1]]
+    return _log_axis([chosen[0], chosen[-1]], chosen, "~g")
 
 
-def _range(points: Sequence[Row]) -> list[float]:
-    """Whole powers of ten around what is drawn, the same in every panel."""
+def _norms(points: Sequence[Row]) -> dict[str, Any]:
+    """Scale and axis between whole powers of ten around what is drawn, the same in every panel."""
     values = [p[name] for p in points for name in SERIES if p["entropy"] > 0 and p[name] > 0]
-    if not values:
-        return [0.1, 1.0]
-    low, high = (math.floor(math.log10(end)) for end in (min(values), max(values)))
-    return [10.0**low, 10.0 ** (high + 1)]
+    values = values or [0.1]
+    low, high = math.floor(math.log10(min(values))), math.floor(math.log10(max(values))) + 1
+    powers = [10.0**e for e in range(low, high + 1, max(1, (high - low + 3) // 4))]
+    return _log_axis([10.0**low, 10.0**high], powers, ".0e")
 
 
-def _powers(domain: Sequence[float]) -> alt.Axis:
-    low, high = (round(math.log10(end)) for end in domain)
-    values = [10.0**e for e in range(low, high + 1, max(1, (high - low + 3) // 4))]
-    return alt.Axis(values=values, format=".0e")
+def _log_axis(domain: list[float], marks: list[float], form: str) -> dict[str, Any]:
+    scale = alt.Scale(type="log", domain=domain)
+    return {"scale": scale, "axis": alt.Axis(values=marks, format=form)}
 
 
 def _label(row: Row) -> str:

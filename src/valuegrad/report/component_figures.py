@@ -1,8 +1,7 @@
 """What the scores are made of, beside the gain that they predict (Fig. 3)."""
 
-import math
-
 import altair as alt
+import numpy as np
 from altair.typing import ChartType
 
 from valuegrad.report.findings import measurements
@@ -42,7 +41,12 @@ def budgets(result: StudyResult) -> ChartType:
     )
     left = curve(base, 40, "gain", {"strokeWidth": 2}).properties(width=width, height=334)
     whole = alt.hconcat(left, _panels(result, 2, 205, 90), spacing=36)
-    return titled(whole, _budgets_title(result), "Right: what the scores are made of.")
+    by_checkpoint = [list(found.gain_by_updates.values()) for found in result.checkpoints]
+    whole_rows = [gains for gains in by_checkpoint if not np.isnan(gains).any()]
+    means = [sum(gains) for gains in zip(*whole_rows, strict=True)]
+    grows = len(means) > 1 and means == sorted(means)
+    title = f"The gain {'grows with the' if grows else 'by'} number of updates"
+    return titled(whole, title, "Right: what the scores are made of.")
 
 
 def components(result: StudyResult) -> ChartType:
@@ -55,10 +59,7 @@ def _panels(result: StudyResult, columns: int, width: int, height: int) -> Chart
     panels = []
     for i, (name, title) in enumerate(COMPONENTS.items()):
         values = measurements(result, name)
-        rows = [
-            {**row, "value": value, "text": number(value)}
-            for row, value in zip(checkpoint_rows(result), values, strict=True)
-        ]
+        rows = checkpoint_rows(result, value=values, text=map(number, values))
         lowest = i >= len(COMPONENTS) - columns
         base = drawn(rows, {"checkpoint": "checkpoint", "text": name}).encode(
             x=checkpoint_axis(result, width, labels=lowest),
@@ -67,12 +68,3 @@ def _panels(result: StudyResult, columns: int, width: int, height: int) -> Chart
         panel = curve(base, 25, "value", {"strokeWidth": 1.5, "color": QUIET}, color=INK)
         panels.append(panel.properties(width=width, height=height, title=small_title(title)))
     return alt.concat(*panels, columns=columns, spacing={"row": 14, "column": 20})
-
-
-def _budgets_title(result: StudyResult) -> str:
-    by_checkpoint = [list(found.gain_by_updates.values()) for found in result.checkpoints]
-    whole = [gains for gains in by_checkpoint if not any(map(math.isnan, gains))]
-    means = [sum(gains) for gains in zip(*whole, strict=True)]
-    if len(means) > 1 and means == sorted(means):
-        return "The gain grows with the number of updates"
-    return "The gain by number of updates"

@@ -6,34 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from valuegrad.report.findings import (
-    best_measured,
-    chosen,
-    measurements,
-    prediction,
-    ranked,
-    reason,
-    sorted_predictors,
-)
-from valuegrad.report.numbers import (
-    correlation_interval,
-    duration,
-    fixed,
-    number,
-    p_value,
-    rank_interval,
-    share,
-)
+from valuegrad.report import findings, numbers
 from valuegrad.study.predictors import meaning
 from valuegrad.study.result import LawResult, StudyResult
 
-FILTERS = {
-    filter_.__name__: filter_
-    for filter_ in (
-        *(fixed, number, share, p_value, rank_interval, correlation_interval, duration),
-        *(reason, meaning),
-    )
-}
+NUMBERS = "fixed number share p_value rank_interval correlation_interval duration"
+FILTERS = {name: getattr(numbers, name) for name in NUMBERS.split()}
+FILTERS |= {"reason": findings.reason, "meaning": meaning}
 FORMS = {
     "affine": "gain = a + b · {}",
     "proportional": "gain = kappa · {}",
@@ -46,12 +25,12 @@ def contents(result: StudyResult) -> dict[str, Any]:
     """The variables of the template."""
     return {
         "result": result,
-        "ranked": ranked(result),
-        "chosen": chosen(result),
-        "best": best_measured(result),
-        "prediction": prediction(result),
-        "rewards": measurements(result, "reward_before"),
-        "predictors": sorted_predictors(result),
+        "ranked": findings.ranked(result),
+        "chosen": findings.chosen(result),
+        "best": findings.best_measured(result),
+        "prediction": findings.prediction(result),
+        "rewards": findings.measurements(result, "reward_before"),
+        "predictors": findings.sorted_predictors(result),
         "laws": _laws(result),
         "explain_gap": _gap_needs_explaining(result),
         "settings": _settings(result),
@@ -70,8 +49,9 @@ def _laws(result: StudyResult) -> list[tuple[str, str, LawResult]]:
 
 def _gap_needs_explaining(result: StudyResult) -> bool:
     """Whether p_gap is never positive, under the method that makes it so (correction E)."""
-    gaps, methods = measurements(result, "p_gap"), [c.score["method"] for c in result.checkpoints]
-    return not np.isnan(gaps).all() and bool(np.nanmax(gaps) <= 0) and "grpo" in methods
+    gaps = findings.measurements(result, "p_gap")
+    grpo = any(found.score["method"] == "grpo" for found in result.checkpoints)
+    return grpo and not np.isnan(gaps).all() and bool(np.nanmax(gaps) <= 0)
 
 
 def _settings(result: StudyResult) -> dict[str, str]:

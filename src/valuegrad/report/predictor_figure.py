@@ -14,9 +14,9 @@ from valuegrad.report.theme import (
     PAPER,
     QUIET,
     ROW,
-    defined,
     dots,
     drawn,
+    intervals,
     small_title,
     titled,
 )
@@ -59,11 +59,10 @@ def predictors(result: StudyResult) -> ChartType:
         color=alt.Color("colour:N", scale=None),
     )
     zero = drawn([{"rho": 0}]).mark_rule(color=QUIET).encode(x=alt.X("rho:Q", **x))
-    intervals = defined(marks, "low", "high").mark_rule(strokeWidth=4, opacity=0.4)
-    intervals = intervals.encode(x=alt.X("low:Q", **x), x2="high:Q")
+    bars = intervals(marks, x, strokeWidth=4, opacity=0.4)
     points = dots(marks, 90, "rho").encode(x=alt.X("rho:Q", **x))
     height = {"step": ROW}
-    plot = alt.layer(zero, intervals, points).properties(width=420, height=height)
+    plot = alt.layer(zero, bars, points).properties(width=420, height=height)
     columns = [
         base.mark_text(align="left", fontSize=12, x=0)
         .encode(
@@ -106,8 +105,8 @@ def _by_name(values: dict[str, Any], otherwise: Any) -> dict[str, Any]:
 
 
 def _title(result: StudyResult) -> str:
-    found = {name: p.spearman_gain for name, p in sorted_predictors(result).items()}
-    known = {name: rho for name, rho in found.items() if not math.isnan(rho)}
+    found = ((name, p.spearman_gain) for name, p in sorted_predictors(result).items())
+    known = {name: rho for name, rho in found if not math.isnan(rho)}
     if not known:
         return "No predictor's correlation with the gain is defined"
     highest = max(known.values())

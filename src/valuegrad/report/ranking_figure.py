@@ -9,7 +9,7 @@ from scipy import stats
 
 from valuegrad.report.findings import chosen, mean_gains, measurements, ranked
 from valuegrad.report.numbers import number, rank_interval, share
-from valuegrad.report.theme import CHOSEN, INK, MEASURED, ROW, defined, dots, drawn, titled
+from valuegrad.report.theme import CHOSEN, INK, MEASURED, ROW, dots, drawn, intervals, titled
 from valuegrad.study.result import StudyResult
 
 
@@ -33,16 +33,14 @@ def ranking(result: StudyResult) -> ChartType:
         "scale": {"domain": [0.5, last + 0.5], "nice": False},
         "axis": {"values": list(range(1, last + 1, -(-last // 20))), "format": "d"},
     }
-    intervals = (
-        defined(marks, "low", "high")
-        .mark_rule(strokeWidth=8, opacity=0.25, color=CHOSEN, strokeCap="round")
-        .encode(x=alt.X("low:Q", **x), x2="high:Q")
-    )
+    bar = {"strokeWidth": 8, "opacity": 0.25, "color": CHOSEN, "strokeCap": "round"}
     predicted = dots(marks, 60, "low", color=CHOSEN).encode(x=alt.X("rank:Q", **x))
     circle = {"filled": False, "strokeWidth": 1.6, "color": MEASURED}
     measured = dots(marks, 120, "measured", **circle).encode(x=alt.X("measured:Q", **x))
     height = {"step": ROW}
-    left = alt.layer(intervals, predicted, measured).properties(width=500, height=height)
+    left = alt.layer(intervals(marks, x, **bar), predicted, measured).properties(
+        width=500, height=height
+    )
     chances = base.encode(
         y=alt.Y("checkpoint:N", scale=scale, axis=None),
         x=alt.X(
@@ -59,8 +57,12 @@ def ranking(result: StudyResult) -> ChartType:
     subtitle = (
         "Blue: the predicted rank and its 95% interval, from the standard errors over prompts."
     )
-    circled = " Circle: the measured rank." if result.trained else ""
-    return titled(alt.hconcat(left, right, spacing=36), _title(result), subtitle + circled)
+    subtitle += " Circle: the measured rank." if result.trained else ""
+    chance = result.best_probability[0]
+    title = f"{chosen(result).label} is predicted to gain most, with probability {share(chance)}"
+    if math.isnan(chance):
+        title = f"Nothing ranks the checkpoints: {result.ranked_by} is undefined for all"
+    return titled(alt.hconcat(left, right, spacing=36), title, subtitle)
 
 
 def _rows(result: StudyResult) -> list[dict[str, Any]]:
@@ -84,10 +86,3 @@ def _rows(result: StudyResult) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _title(result: StudyResult) -> str:
-    chance = result.best_probability[0]
-    if math.isnan(chance):
-        return f"Nothing ranks the checkpoints: {result.ranked_by} is undefined for all"
-    return f"{chosen(result).label} is predicted to gain most, with probability {share(chance)}"

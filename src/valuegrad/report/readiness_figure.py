@@ -6,7 +6,7 @@ from altair.typing import ChartType
 from valuegrad.impact.readiness import OUT_OF_REACH, READY, SOLVED
 from valuegrad.report.findings import chosen
 from valuegrad.report.numbers import fixed, number, share
-from valuegrad.report.theme import CHOSEN, QUIET, dots, drawn, small_title, titled
+from valuegrad.report.theme import CHOSEN, QUIET, dots, drawn, series_colour, small_title, titled
 from valuegrad.report.trajectory import checkpoint_axis, checkpoint_rows
 from valuegrad.study.result import StudyResult
 
@@ -16,18 +16,17 @@ SHOWN = 60  # characters of a prompt's end in a tooltip
 
 def readiness(result: StudyResult) -> ChartType:
     """Shares of ready, solved and unreachable prompts, beside signal × headroom of each prompt."""
-    colour = alt.Color(
-        "verdict:N",
-        scale={"domain": list(COLOURS), "range": list(COLOURS.values())},
-        legend={"title": None, "orient": "top", "offset": 4},
-    )
+    colour = series_colour("verdict", COLOURS)
     panels = _shares(result, colour), _prompts(result, colour)
-    counts = chosen(result).verdicts
+    best = chosen(result)
+    counts = best.verdicts
+    part = share(counts[READY] / sum(counts.values())) if counts[READY] else "None"
+    title = f"{part} of the prompts are ready for RL at {best.label}, the checkpoint chosen"
     subtitle = (
         f"A group there earns different rewards more often than not on {counts[READY]} prompts; "
         f"{counts[SOLVED]} are solved, {counts[OUT_OF_REACH]} out of reach."
     )
-    return titled(alt.hconcat(*panels, spacing=36), _title(result), subtitle)
+    return titled(alt.hconcat(*panels, spacing=36), title, subtitle)
 
 
 def _shares(result: StudyResult, colour: alt.Color) -> ChartType:
@@ -81,9 +80,3 @@ def _prompts(result: StudyResult, colour: alt.Color) -> ChartType:
     return alt.layer(zero, dots(base, 35, "reward", "readiness", opacity=0.7)).properties(
         width=400, height=260, title=title
     )
-
-
-def _title(result: StudyResult) -> str:
-    counts, label = chosen(result).verdicts, chosen(result).label
-    part = share(counts[READY] / sum(counts.values())) if counts[READY] else "None"
-    return f"{part} of the prompts are ready for RL at {label}, the checkpoint chosen"

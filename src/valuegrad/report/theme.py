@@ -7,7 +7,6 @@ from altair.typing import ChartType
 
 from valuegrad.files import plain
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH = 1000  # pixels; what a figure may take across, axes and legends included
 ROW = 23  # pixels a row of a figure that lists names
 
@@ -18,6 +17,9 @@ MEASURED = "#1f2328"
 QUIET = "#8b939c"
 FAINT = "#d9dde2"
 INK = "#3d444c"
+
+LINES = {"columnPadding": 20, "symbolType": "stroke", "symbolSize": 260}
+"""A legend of lines."""
 
 _TEXT = {
     "labelFontSize": 11,
@@ -31,7 +33,7 @@ _TEXT = {
 def themed(chart: ChartType) -> ChartType:
     """Give a finished chart the type, colours, grid and spacing that all figures share."""
     return chart.configure(
-        font=FONT,
+        font="system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
         padding=4,
         view={"stroke": None},
         title={
@@ -62,6 +64,15 @@ def titled(chart: ChartType, text: str, subtitle: Any = alt.Undefined) -> ChartT
     return chart.properties(title=alt.Title(text, subtitle=subtitle))
 
 
+def series_colour(field: str, colours: dict[str, str], **legend: Any) -> alt.Color:
+    """A colour for each name of a field, with a legend above the panel."""
+    return alt.Color(
+        f"{field}:N",
+        scale={"domain": list(colours), "range": list(colours.values())},
+        legend={"title": None, "orient": "top", "offset": 4, **legend},
+    )
+
+
 def small_title(text: str, size: int = 11) -> alt.Title:
     """The title of one panel of several."""
     weight = "normal" if size < 12 else 600
@@ -77,9 +88,8 @@ def drawn(rows: list[dict[str, Any]], tooltip: dict[str, str] | None = None) -> 
 
 def defined(chart: ChartType, *fields: str) -> ChartType:
     """Leave out the rows in which one of some fields is undefined."""
-    if not fields:
-        return chart
-    return chart.transform_filter(" && ".join(f"isValid(datum.{name})" for name in fields))
+    conditions = " && ".join(f"isValid(datum.{name})" for name in fields)
+    return chart.transform_filter(conditions) if fields else chart
 
 
 def dots(chart: ChartType, size: int, *fields: str, **mark: Any) -> ChartType:
@@ -91,6 +101,12 @@ def dots(chart: ChartType, size: int, *fields: str, **mark: Any) -> ChartType:
 def curve(chart: ChartType, size: int, field: str, line: dict[str, Any], **mark: Any) -> ChartType:
     """A line with a point at every row in which a field is defined."""
     return alt.layer(chart.mark_line(**line), dots(chart, size, field, **mark))
+
+
+def intervals(chart: ChartType, x: dict[str, Any], **mark: Any) -> ChartType:
+    """A horizontal bar from the field ``low`` to ``high`` where both are defined."""
+    bars = defined(chart, "low", "high").mark_rule(**mark)
+    return bars.encode(x=alt.X("low:Q", **x), x2="high:Q")
 
 
 def spans(chart: ChartType, title: str, *fields: str, **mark: Any) -> ChartType:

@@ -131,8 +131,12 @@ def _panel(trace: Trace, rows: list[dict[str, Any]], name: str, largest: float) 
         .mark_rule(color=CHOSEN, strokeWidth=1.5, xOffset=-0.5)
         .encode(x=alt.X("position:O", bandPosition=0))
     )
+    sums = [
+        {"site": site_label(trace.sites[s]), "text": _sum(trace, name, s)}
+        for s in range(len(sites))
+    ]
     beside = (
-        drawn([row for row in _sums(trace, name) if row["site"] in named])
+        drawn([row for row in sums if row["site"] in named])
         .mark_text(align="left", baseline="middle", color=INK, fontSize=11)
         .encode(x=alt.value(cell * count + 8), y="site:O", text="text:N")
     )
@@ -178,15 +182,11 @@ def _colour(name: str, largest: float) -> alt.Color:
     )
 
 
-def _sums(trace: Trace, name: str) -> list[dict[str, str]]:
-    """What stands to the right of each row."""
-    rows = []
-    for s, site in enumerate(trace.sites):
-        carried = _part(float(trace.carried_share[s]), 1.0)
-        text = {
-            "total": number(float(trace.total[s].sum())),
-            "immediate": share(1 - carried),
-            "transported": share(carried) if carried else "0%",
-        }[name]
-        rows.append({"site": site_label(site), "text": text})
-    return rows
+def _sum(trace: Trace, name: str, s: int) -> str:
+    """What stands to the right of a row."""
+    if name == "total":
+        return number(float(trace.total[s].sum()))
+    carried = _part(float(trace.carried_share[s]), 1.0)
+    if name == "immediate":
+        return share(1 - carried)
+    return share(carried) if carried else "0%"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -17,24 +18,26 @@ SMALL = 1e-3  # axis labels of quantities below this are powers of ten
 WIDE = 300  # a quantity that spans a larger factor than this is drawn in powers of ten
 
 
-def checkpoint_rows(result: StudyResult) -> list[dict[str, Any]]:
-    """One row a checkpoint, in the result's order: its place on the axis, name and label."""
+def checkpoint_rows(result: StudyResult, **columns: Iterable[Any]) -> list[dict[str, Any]]:
+    """One row a checkpoint, in the result's order: its place on the axis, name, label, columns."""
     names, along, _ = _names(result)
-    return [
-        {"order": along.index(name), "name": name, "checkpoint": checkpoint.label}
-        for name, checkpoint in zip(names, result.checkpoints, strict=True)
-    ]
+    fixed = {
+        "order": map(along.index, names),
+        "name": names,
+        "checkpoint": (found.label for found in result.checkpoints),
+    }
+    rows = zip(*fixed.values(), *columns.values(), strict=True)
+    return [dict(zip((*fixed, *columns), row, strict=True)) for row in rows]
 
 
 def checkpoint_axis(result: StudyResult, width: int, *, labels: bool = True) -> alt.X:
     """The x axis, `width` pixels wide, with one place a checkpoint, by step where that is known."""
     names, along, title = _names(result)
-    longest = max(len(name) for name in names)
-    axis: dict[str, Any] = {"grid": False, "labelAngle": 0, "labelSeparation": 6}
-    axis["labelOverlap"] = "greedy"
+    axis = {"grid": False, "labelAngle": 0, "labelSeparation": 6, "labelOverlap": "greedy"}
+    wide = max(map(len, names)) * CHARACTER + 6 > width / len(names)
     if not labels:
         axis |= {"labels": False, "ticks": False}
-    elif names == _labels(result) and longest * CHARACTER + 6 > width / len(names):
+    elif title == "checkpoint" and wide:
         axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 150}
         axis["labelOverlap"] = "greedy" if len(names) * LEAST > width else False
     return alt.X("name:O", sort=along, title=title if labels else None, axis=axis)
@@ -70,17 +73,9 @@ def wide_scale(values: FloatArray, ticks: int = 5) -> dict[str, Any]:
     low, high = math.ceil(math.log10(min(sizes))), math.floor(math.log10(max(sizes)))
     powers = [10.0**power for power in range(low, high + 1, max((high - low) // ticks, 1))]
     marks = [-p for p in powers if min(known) < 0] + [p for p in powers if max(known) > 0]
-    stretched: dict[str, Any] = {
-        "type": "symlog",
-        "constant": min(sizes) / 10,
-        "domain": [min(known), max(known)],
-        "padding": 10,
-    }
-    return {"scale": stretched, "axis": {"values": sorted(marks), "format": ".0e"}}
-
-
-def _labels(result: StudyResult) -> list[str]:
-    return [checkpoint.label for checkpoint in result.checkpoints]
+    ends = {"domain": [min(known), max(known)], "padding": 10}
+    scale = {"type": "symlog", "constant": min(sizes) / 10, **ends}
+    return {"scale": scale, "axis": {"values": sorted(marks), "format": ".0e"}}
 
 
 def _names(result: StudyResult) -> tuple[list[str], list[str], str]:
@@ -88,7 +83,7 @@ def _names(result: StudyResult) -> tuple[list[str], list[str], str]:
 
     Steps where they are known and distinct, labels elsewhere.
     """
-    labels = _labels(result)
+    labels = [checkpoint.label for checkpoint in result.checkpoints]
     steps = [checkpoint.step for checkpoint in result.checkpoints if checkpoint.step is not None]
     if len(set(steps)) < len(labels):
         return labels, labels, "checkpoint"

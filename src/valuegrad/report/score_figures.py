@@ -1,0 +1,159 @@
+"""The gain against predictors (Fig. 4), and both as z-scores along the trajectory (Fig. 5)."""
+
+import math
+from typing import Any
+
+import altair as alt
+import numpy as np
+from altair.typing import ChartType
+
+from valuegrad.report import trajectory
+from valuegrad.report.findings import mean_gains, measurements
+from valuegrad.report.numbers import fixed, number
+from valuegrad.report.theme import (
+    CHOSEN,
+    LINES,
+    MEASURED,
+    PAPER,
+    QUIET,
+    defined,
+    dots,
+    drawn,
+    series_colour,
+    small_title,
+    spans,
+    titled,
+)
+from valuegrad.study import statistics
+from valuegrad.study.result import StudyResult
+from valuegrad.study.statistics import FloatArray
+
+CLEAR = 0.3  # rank correlations nearer to 0 than this are called no clear relation
+HEIGHT = 230  # pixels
+AXIS = {"tickCount": 5}
+
+
+def scatter(result: StudyResult) -> ChartType:
+    """The gain against the ranking's predictor, and against the paper's score."""
+    panels = [_scatter_panel(result, name) for name in compared(result)]
+    subtitle = "One point a checkpoint; bars: ± one standard deviation over seeds."
+    return titled(alt.hconcat(*panels, spacing=40), _relation_title(result), subtitle)
+
+
+def z_scores(result: StudyResult) -> ChartType:
+    """A row a predictor: the correlation on the left, the curve per checkpoint on the right."""
+    rows = [_row(result, name, colour) for name, colour in compared(result).items()]
+    return titled(
+        alt.vconcat(*rows, spacing=24).resolve_scale(color="independent"),
+        "On one scale: gain and prediction in standard deviations from the mean checkpoint",
+        "Bars: ± one standard deviation of the gain over the numbers of updates.",
+    )
+
+
+def compared(result: StudyResult) -> dict[str, str]:
+    """The two predictors that are held against the gain, and their colours."""
+    return {result.ranked_by: CHOSEN, "p_gap": PAPER}
+
+
+def panel_title(result: StudyResult, name: str) -> alt.Title:
+    """A predictor with its rank correlation."""
+    rho = result.predictors[name].spearman_gain
+    return small_title(f"{name}: Spearman {'undefined' if math.isnan(rho) else fixed(rho)}", 12)
+
+
+def _relation_title(result: StudyResult) -> str:
+    found = {name: result.predictors[name].spearman_gain for name in compared(result)}
+    if all(map(math.isnan, found.values())):
+        return "The gain's relation to its predictors is undefined"
+    verbs = []
+    for name, rho in found.items():
+        if math.isnan(rho):
+            verbs.append(f"has no defined relation to {name}")
+        elif abs(rho) < CLEAR:
+            verbs.append(f"has no clear relation to {name}")
+        else:
+            verbs.append(f"{'rises' if rho > 0 else 'falls'} with {name}")
+    return "The gain " + " and ".join(verbs)
+
+
+def _scatter_panel(result: StudyResult, name: str) -> ChartType:
+    values = measurements(result, name)
+    gains = mean_gains(result)
+    spread = np.array([found.gain_deviation for found in result.checkpoints])
+    columns = {"value": values, "gain": gains, "low": gains - spread, "high": gains + spread}
+    texts = {"text": map(number, values), "gain text": map(number, gains)}
+    rows = trajectory.checkpoint_rows(result, **columns, **texts)
+    unit = "paper's score, (Σ − Λ) × headroom" if name == "p_gap" else "reward"
+    tooltip = {"checkpoint": "checkpoint", "text": name, "gain text": "mean gain (reward)"}
+    base = defined(drawn(rows, tooltip), "value", "gain").encode(
+        x=alt.X("value:Q", title=f"{name} ({unit})", **trajectory.wide_scale(values))
+    )
+    title = "mean gain (reward)"
+    points = dots(base, 90).encode(
+        y=alt.Y("gain:Q", title=title), color=trajectory.checkpoint_colour(result)
+    )
+    return alt.layer(spans(base, title), points).properties(
+        width=380, height=280, title=panel_title(result, name)
+    )
+
+
+def _row(result: StudyResult, name: str, colour: str) -> ChartType:
+    gains = statistics.z_scores(mean_gains(result))
+    values = statistics.z_scores(measurements(result, name))
+    spread = _spread_over_updates(result)
+    columns = {"gain": gains, "value": values, "low": gains - spread, "high": gains + spread}
+    texts = {"gain text": map(fixed, gains), "text": map(fixed, values)}
+    rows = trajectory.checkpoint_rows(result, **columns, **texts)
+    tooltip = {"checkpoint": "checkpoint", "gain text": "z(mean gain)", "text": f"z({name})"}
+    left = _cloud(rows, tooltip, colour).properties(
+        width=300, height=HEIGHT, title=panel_title(result, name)
+    )
+    colours = {"mean gain": MEASURED, name: colour}
+    right = _curves(rows, tooltip, colours, trajectory.checkpoint_axis(result, 500)).properties(
+        width=500, height=HEIGHT
+    )
+    return alt.hconcat(left, right, spacing=36).resolve_scale(color="independent")
+
+
+def _cloud(rows: list[dict[str, Any]], tooltip: dict[str, str], colour: str) -> ChartType:
+    """One point a checkpoint, and the line on which gain and prediction are equal."""
+    base, title = drawn(rows, tooltip), tooltip["gain text"]
+    x = alt.X("value:Q", title=tooltip["text"], axis=AXIS)
+    y = alt.Y("gain:Q", title=title, axis=AXIS)
+    points = dots(base, 70, "value", "gain").encode(x=x, y=y, color=alt.value(colour))
+    pairs = [(row["gain"], row["value"]) for row in rows]
+    both = [z for pair in pairs if np.isfinite(pair).all() for z in pair]
+    ends = [{"value": end, "gain": end} for end in (min(both), max(both))] if both else []
+    equal = drawn(ends).mark_line(strokeDash=[4, 4], strokeWidth=1, color=QUIET).encode(x=x, y=y)
+    return alt.layer(equal, spans(base, title, "value").encode(x=x), points)
+
+
+def _curves(
+    rows: list[dict[str, Any]], tooltip: dict[str, str], colours: dict[str, str], x: alt.X
+) -> ChartType:
+    """The gain and the prediction, by the names that the colours give them."""
+    fields = dict(zip(colours, ("gain", "value"), strict=True))
+    long = [
+        {**row, "series": name, "z": row[field]} for row in rows for name, field in fields.items()
+    ]
+    title = "standard deviations"
+    base = drawn(long, tooltip).encode(
+        x=x,
+        y=alt.Y("z:Q", title=title, axis=AXIS),
+        color=series_colour("series", colours, **LINES),
+    )
+    bars = spans(drawn(rows), title).encode(x=x)
+    return alt.layer(bars, base.mark_line(strokeWidth=2), dots(base, 35, "z"))
+
+
+def _spread_over_updates(result: StudyResult) -> FloatArray:
+    """The deviation of each gain over numbers of updates, in deviations of the mean gain."""
+    unit = float(np.std(mean_gains(result)))
+    return np.array(
+        [
+            float(np.std(list(found.gain_by_updates.values()), ddof=1)) / unit
+            if len(found.gain_by_updates) > 1 and unit > 0
+            else np.nan
+            for found in result.checkpoints
+        ]
+    )
