@@ -20,7 +20,7 @@ from valuegrad.theory.linear_quadratic import (
     value_matrices,
     with_optimal_gains,
 )
-from valuegrad.theory.shift_policy import NOISES, Sides, expectation, sides
+from valuegrad.theory.shift_policy import NOISES, Signal, expectation, sides
 from valuegrad.theory.statement import EXACT, Form, Statement, equality
 
 # Of adaptive quadrature that is asked for 1e-12.
@@ -30,20 +30,21 @@ QUADRATURE = 1e-9
 def control_statements(seed: int = 0) -> list[Statement]:
     """All of them on a random control problem, the paper's Eq. 11 among them as failing."""
     problem = random_problem(seed)
-    return [*_adjoint(problem), *_expectations(problem), *_lemma(), *_corollary(problem)]
+    return [*_costates(problem), *_lemma(), *_corollary(problem)]
 
 
-def _adjoint(problem: ControlProblem) -> Iterator[Statement]:
-    noise, _ = noise_grid(problem)
+def _costates(problem: ControlProblem) -> Iterator[Statement]:
+    noise, weight = noise_grid(problem)
     learning, found = _leaves(problem), rollouts(problem, noise)
     shift = torch.zeros_like(found.states, requires_grad=True)
     shifted, gains, actuation = torch.autograd.grad(
         rollouts(learning, noise, shift).returns.sum(),
         [shift, learning.gains, learning.actuation],
     )
+    costates = control_costates(problem, found)
     # The return discounts from the first step, a costate from its own.
-    weight = problem.discount ** torch.arange(problem.horizon, dtype=noise.dtype)
-    carried = weight[:, None] * control_costates(problem, found)
+    discount = problem.discount ** torch.arange(problem.horizon, dtype=noise.dtype)
+    carried = discount[:, None] * costates
     yield equality("adjoint recursion = backpropagation through time", "Prop. 1", carried, shifted)
     by_gains, by_actuation = parameter_gradient(problem, found)
     yield equality(
@@ -52,12 +53,7 @@ def _adjoint(problem: ControlProblem) -> Iterator[Statement]:
         torch.cat((by_gains.sum(0).flatten(), by_actuation.sum(0).flatten())),
         torch.cat((gains.flatten(), actuation.flatten())),
     )
-
-
-def _expectations(problem: ControlProblem) -> Iterator[Statement]:
-    noise, weight = noise_grid(problem)
-    first = control_costates(problem, rollouts(problem, noise))[:, 0]
-    mean = torch.einsum("n,ns->s", weight, first)
+    mean = torch.einsum("n,ns->s", weight, costates[:, 0])
     gradient = -value_matrices(problem)[0] @ problem.start
     yield equality("E[λ] = G = −P s, by Gauss–Hermite quadrature", "Eq. 9", mean, gradient)
     best = with_optimal_gains(problem)
@@ -65,15 +61,11 @@ def _expectations(problem: ControlProblem) -> Iterator[Statement]:
     left, size = (
         float(torch.einsum("n,ntus->tus", weight, x).norm()) for x in (by_gains, by_gains.abs())
     )
-    yield Statement(
+    name, note = (
         "expected BPTT gradient is zero at Riccati's gains",
-        "Eq. 7",
-        left,
-        0.0,
-        left / size,
-        EXACT,
-        note=f"its terms are of size {size:.2g}",
+        f"its terms are of size {size:.2g}",
     )
+    yield Statement(name, "Eq. 7", left, 0.0, left / size, EXACT, note=note)
 
 
 def _lemma() -> Iterator[Statement]:
@@ -85,34 +77,43 @@ def _lemma() -> Iterator[Statement]:
     def slope(a: float) -> float:
         return 1.3 * math.cos(1.3 * a) - 0.4 * a
 
-    for noise in NOISES:
-        found = sides(noise, mean, reward, slope)
-        yield _of_sides(f"score function = pathwise, {noise} noise", "Lemma 1", found)
-    found = sides(
-        "Gaussian",
-        mean,
-        lambda a: coefficient * (reward(a) - baseline) ** 2,
-        lambda a: 2 * coefficient * (reward(a) - baseline) * slope(a),
-    )
-    name = "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h"
-    yield _of_sides(name, "Correction D", found)
     centre = expectation("Gaussian", mean, reward)
     spread = math.sqrt(expectation("Gaussian", mean, lambda a: (reward(a) - centre) ** 2))
 
     def advantage(a: float) -> float:
         return (reward(a) - centre) / spread
 
-    found = sides("Gaussian", mean, advantage, lambda a: slope(a) / spread)
-    name = "E[Â ∂log π] = E[∂r/∂a] / σ for the advantage of the sampled action"
-    yield _of_sides(name, "Correction D", found)
-    found = sides(
-        "Gaussian",
-        mean,
-        lambda a: advantage(a) * reward(a),
-        lambda a: advantage(a) * slope(a),
-    )
-    name = "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action"
-    yield _of_sides(name, "Eq. 11", found, "paper")
+    rows: list[tuple[str, str, str, Signal, Signal]] = [
+        (f"score function = pathwise, {noise} noise", "Lemma 1", noise, reward, slope)
+        for noise in NOISES
+    ]
+    rows += [
+        (
+            "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h",
+            "Correction D",
+            "Gaussian",
+            lambda a: coefficient * (reward(a) - baseline) ** 2,
+            lambda a: 2 * coefficient * (reward(a) - baseline) * slope(a),
+        ),
+        (
+            "E[Â ∂log π] = E[∂r/∂a] / σ for the advantage of the sampled action",
+            "Correction D",
+            "Gaussian",
+            advantage,
+            lambda a: slope(a) / spread,
+        ),
+        (
+            "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action",
+            "Eq. 11",
+            "Gaussian",
+            lambda a: advantage(a) * reward(a),
+            lambda a: advantage(a) * slope(a),
+        ),
+    ]
+    for name, source, noise, signal, derivative in rows:
+        found = sides(noise, mean, signal, derivative)
+        form: Form = "paper" if source == "Eq. 11" else "corrected"
+        yield equality(name, source, found.score_function, found.pathwise, QUADRATURE, form=form)
 
 
 def _corollary(problem: ControlProblem) -> Iterator[Statement]:
@@ -135,13 +136,5 @@ def _corollary(problem: ControlProblem) -> Iterator[Statement]:
 
 
 def _leaves(problem: ControlProblem) -> ControlProblem:
-    return replace(
-        problem,
-        gains=problem.gains.clone().requires_grad_(),
-        actuation=problem.actuation.clone().requires_grad_(),
-    )
-
-
-def _of_sides(name: str, source: str, found: Sides, form: Form = "corrected") -> Statement:
-    left, right = (torch.tensor(x, dtype=torch.float64) for x in vars(found).values())
-    return equality(name, source, left, right, QUADRATURE, form=form)
+    gains, actuation = (x.clone().requires_grad_() for x in (problem.gains, problem.actuation))
+    return replace(problem, gains=gains, actuation=actuation)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from valuegrad.credit.cache_recursion import cache_costates, one_step_costates, unrolled_costates
-from valuegrad.credit.costates import Costates, costates_at
+from valuegrad.credit.costates import costates_at
 from valuegrad.credit.enumeration import (
     enumerate_completions,
     enumerated_value_gradient,
@@ -26,7 +26,7 @@ Z_LIMIT = 4.0
 
 def costate_statements(case: Case) -> Iterator[Statement]:
     """Def. 2 at every site, and what it is at ``"final"`` (correction A)."""
-    policy, start = case.policy, len(case.prompt) - 1
+    policy, start = case.policy, len(case.prompt)
     found = costates_at(policy, case.batch(), policy.sites)
     left, right = [], []
     step = 1e-4
@@ -34,60 +34,47 @@ def costate_statements(case: Case) -> Iterator[Statement]:
         t = i % COMPLETION
         direction = torch.randn(policy.head.shape[1], generator=case.generator).double()
         direction = (direction / direction.norm()).to(policy.device)
-        with torch.no_grad():
-            moved = [
-                _objective(case, site, start + t, k * step * direction) for k in (-2, -1, 1, 2)
-            ]
+        moved = [_objective(case, site, t, k * step * direction) for k in (-2, -1, 1, 2)]
         left.append(costate.total[0, t] @ direction)
         right.append((moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step))
     name = "costates of one backward pass = central differences, every site"
     yield equality(name, "Eq. 14", torch.stack(left), torch.stack(right), 1e-6)
-    yield from _final_layer(case, found)
-
-
-def _objective(case: Case, site: Site, position: int, shift: Tensor) -> Tensor:
-    """Σ_k Â_k log π(o_k|s_k) with one hidden vector moved."""
-    with shifted(case.policy, site, position, shift):
-        final = _finals(case)
-    if site == "final":
-        final = final.index_add(0, torch.tensor([position], device=final.device), shift[None])
-    return _credited(case, final[len(case.prompt) - 1 : -1])
-
-
-def _finals(case: Case) -> Tensor:
-    ids = torch.tensor([case.sequence], device=case.policy.device)
-    found: Tensor = case.policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return found[0]
-
-
-def _credited(case: Case, finals: Tensor) -> Tensor:
-    """Σ_k Â_k log π(o_k|s_k) of the states at ``"final"`` that score the completion."""
-    log_p = logits(case.policy, finals).log_softmax(1)
-    actions = torch.tensor(case.sequence[len(case.prompt) :], device=log_p.device)
-    objective: Tensor = case.advantages.to(log_p) @ log_p.gather(1, actions[:, None])[:, 0]
-    return objective
-
-
-def _final_layer(case: Case, found: dict[Site, Costates]) -> Iterator[Statement]:
-    with torch.no_grad():
-        finals = _finals(case)[len(case.prompt) - 1 : -1]
-    finals.requires_grad_()
+    finals = _scoring_states(case).requires_grad_()
     (own,) = torch.autograd.grad(_credited(case, finals), finals)
     name = "final costate = Â (onehot − p) W, no credit from later tokens"
     yield equality(name, "Correction A", found["final"].total[0], own)
     low = found["embedding"].transport_share[0, :-1]
-    paper, true = one_step_costates(
-        case.policy, case.sequence, len(case.prompt), case.advantages, "embedding"
-    )
-    yield equality(
-        "recursion between final hidden vectors holds all credit, at embeddings",
-        "Eq. 15",
-        paper,
-        true,
-        form="paper",
-        note=f"J is zero at every layer; attention transports {low.min():.0%} to {low.max():.0%} "
-        "of the credit at the embeddings",
-    )
+    sides = one_step_costates(policy, case.sequence, start, case.advantages, "embedding")
+    name = "recursion between final hidden vectors holds all credit, at embeddings"
+    carried = f"{low.min():.0%} to {low.max():.0%} of the credit at the embeddings"
+    note = f"J is zero at every layer; attention transports {carried}"
+    yield equality(name, "Eq. 15", *sides, form="paper", note=note)
+
+
+@torch.no_grad()
+def _objective(case: Case, site: Site, t: int, shift: Tensor) -> Tensor:
+    """Σ_k Â_k log π(o_k|s_k) with the hidden vector h_t moved."""
+    with shifted(case.policy, site, len(case.prompt) - 1 + t, shift):
+        finals = _scoring_states(case)
+    if site == "final":
+        finals[t] += shift
+    return _credited(case, finals)
+
+
+@torch.no_grad()
+def _scoring_states(case: Case) -> Tensor:
+    """The states at ``"final"`` that score the completion."""
+    ids = torch.tensor([case.sequence], device=case.policy.device)
+    found: Tensor = case.policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return found[0, len(case.prompt) - 1 : -1]
+
+
+def _credited(case: Case, finals: Tensor) -> Tensor:
+    """Σ_k Â_k log π(o_k|s_k) as a function of the states that score the completion."""
+    log_p = logits(case.policy, finals).log_softmax(1)
+    actions = torch.tensor(case.sequence[len(case.prompt) :], device=log_p.device)
+    objective: Tensor = case.advantages.to(log_p) @ log_p.gather(1, actions[:, None])[:, 0]
+    return objective
 
 
 def recursion_statements(case: Case) -> Iterator[Statement]:
@@ -119,13 +106,10 @@ def value_gradient_statements(case: Case) -> Iterator[Statement]:
         mean = p @ rewards
         sigma = (p @ (rewards - mean).square()).sqrt()
         estimate = (p * (rewards - mean) / sigma) @ scores[site] * sigma
-        yield equality(
-            f"mean costate × σ = value gradient, random rewards, site {site}",
-            "Eq. 12",
-            estimate,
-            enumerated_value_gradient(found, rewards),
-            note="no sampling gap: correction B holds for discrete tokens and any reward",
-        )
+        name = f"mean costate × σ = value gradient, random rewards, site {site}"
+        note = "no sampling gap: correction B holds for discrete tokens and any reward"
+        truth = enumerated_value_gradient(found, rewards)
+        yield equality(name, "Eq. 12", estimate, truth, note=note)
     gradient = final_value_gradient(policy.head, p[None], rewards[None])[0]
     yield equality("value gradient = Wᵀ (p ⊙ (r − p·r))", "Theory §2", gradient, estimate)
     yield from _norms(case, p, scores["final"], rewards, gradient)
@@ -141,12 +125,13 @@ def _norms(
     gram = (scores @ scores.mT)[which[:, :, None], which[:, None, :]]
     plug_in = (centred[:, :, None] * centred[:, None, :] * gram).sum((1, 2)) / GROUP**2
     unbiased = torch.cat([squared_norm(scores[w], rewards[w]) for w in torch.split(which, 500)])
-    estimates: tuple[tuple[str, Tensor, Form], ...] = (
-        ("mean of unbiased ‖G‖² over draws = ‖G‖²", unbiased, "corrected"),
-        ("mean of plug-in ‖mean‖² over draws = ‖G‖²", plug_in, "paper"),
+    forms: tuple[tuple[str, Tensor, Form], ...] = (
+        ("unbiased ‖G‖²", unbiased, "corrected"),
+        ("plug-in ‖mean‖²", plug_in, "paper"),
     )
     note = f"error in standard errors, {DRAWS} draws of n = {GROUP}"
-    for name, values, form in estimates:
-        mean, z = values.mean(), (values.mean() - truth) / (values.std() / DRAWS**0.5)
+    for what, values, form in forms:
+        name, mean = f"mean of {what} over draws = ‖G‖²", values.mean()
+        z = (mean - truth) / (values.std() / DRAWS**0.5)
         sides = float(mean), float(truth), abs(float(z))
         yield Statement(name, "Correction C", *sides, Z_LIMIT, form=form, note=note)

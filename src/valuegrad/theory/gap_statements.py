@@ -22,11 +22,7 @@ def sampling_gap_statements(case: Case) -> Iterator[Statement]:
     """Every link of the chain of bounds, at its tightest point."""
     start = len(case.prompt) - 1
     positions = range(start, start + COMPLETION)
-    gaps = [
-        gap
-        for temperature in (1.0, 0.5)
-        for gap in sampling_gaps(case.policy, case.sequence, positions, temperature)
-    ]
+    one, half = (sampling_gaps(case.policy, case.sequence, positions, tau) for tau in (1.0, 0.5))
     names = (
         ("gap ≤ N ‖diag p − ppᵀ‖", "Eq. 20"),
         ("… ≤ N (1 − ‖p‖²)", "Prop. 2"),
@@ -36,9 +32,9 @@ def sampling_gap_statements(case: Case) -> Iterator[Statement]:
         ("sharp bound ≤ the paper's", "Theory §4"),
     )
     for (name, source), link in zip(names, LINKS, strict=True):
-        sides = [tuple(getattr(gap, side) for side in link) for gap in gaps]
+        sides = [tuple(getattr(gap, side) for side in link) for gap in (*one, *half)]
         tightest = max(sides, key=lambda pair: pair[0] / (pair[1] or 1.0))
-        yield inequality(name, source, *tightest, note=f"the tightest of {len(gaps)} points")
+        yield inequality(name, source, *tightest, note=f"the tightest of {len(sides)} points")
 
 
 def attention_statements(case: Case) -> Iterator[Statement]:
@@ -47,18 +43,13 @@ def attention_statements(case: Case) -> Iterator[Statement]:
     keys = sorted({query * i // 8 for i in range(8)})
     paths = attention_paths(case.policy, case.sequence, query, keys)
     widest = max(paths, key=lambda path: path.effective_rank)
-    each = [
-        weight_correlation([path for path in paths if path.layer == layer])
-        for layer in range(len(case.policy.blocks))
-    ]
-    yield inequality(
-        "effective rank of the attention path ≤ d_head · n_heads",
-        "Prop. 3",
-        widest.effective_rank,
-        float(widest.rank_bound),
-        note=f"the width is {widest.width}; rank correlation of its norm with the attention "
-        f"weight {min(each):.2f} to {max(each):.2f} by layer",
-    )
+    layers = range(len(case.policy.blocks))
+    each = [weight_correlation([path for path in paths if path.layer == i]) for i in layers]
+    name = "effective rank of the attention path ≤ d_head · n_heads"
+    note = f"the width is {widest.width}; rank correlation of its norm with the attention "
+    note += f"weight {min(each):.2f} to {max(each):.2f} by layer"
+    sides = widest.effective_rank, float(widest.rank_bound)
+    yield inequality(name, "Prop. 3", *sides, note=note)
 
 
 def theorem_one_statements(case: Case) -> Iterator[Statement]:
@@ -84,17 +75,11 @@ def impact_statements(case: Case) -> Iterator[Statement]:
     tokens = (tuple(case.prompt),) * len(answers)
     prompts = Prompts("one token", examples, tokens, answers, (), 1, Exact())
     (impact,) = measure(policy, prompts, methods=["grpo"]).values()
-    means = impact.means
+    sigma, error = impact.means.sigma, impact.means.lambda_conditional
     name = "Σ ≤ Λ for an indicator reward, so that S = Σ − Λ ≤ 0"
-    yield inequality(name, "Correction E", means.sigma, means.lambda_conditional)
-    yield inequality(
-        "Λ ≤ Σ, so that S = Σ − Λ measures usable signal",
-        "Eq. 26",
-        means.lambda_conditional,
-        means.sigma,
-        form="paper",
-        note="E[λ̂|h] = G/σ with σ ≤ 1/2 is G at another scale; the alignment needs no bound",
-    )
-    alignment = torch.tensor(means.alignment, dtype=torch.float64)
+    yield inequality(name, "Correction E", sigma, error)
+    name = "Λ ≤ Σ, so that S = Σ − Λ measures usable signal"
+    note = "E[λ̂|h] = G/σ with σ ≤ 1/2 is G at another scale; the alignment needs no bound"
+    yield inequality(name, "Eq. 26", error, sigma, form="paper", note=note)
     expected = (impact.rows.sigma / (impact.rows.reward_variance.sqrt() + 1e-4)).mean()
-    yield equality("alignment = E ‖G‖² / (σ + ξ)", "Eq. 24", alignment, expected)
+    yield equality("alignment = E ‖G‖² / (σ + ξ)", "Eq. 24", impact.means.alignment, expected)

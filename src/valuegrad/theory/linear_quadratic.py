@@ -22,14 +22,10 @@ class ControlProblem:
     """A linear-quadratic control problem with a linear Gaussian policy.
 
     Attributes:
-        dynamics: A.
-        actuation: B.
-        state_cost: Q, symmetric and positive definite.
-        action_cost: R, likewise.
+        dynamics, actuation: A and B.
+        state_cost, action_cost: Q and R, symmetric and positive definite.
         gains: K_t of each step; with B what Eq. 7 differentiates by.
-        start: s_1.
-        noise: σ of the policy's noise.
-        discount: γ.
+        start, noise, discount: s_1, the σ of the policy's noise, and γ.
 
     Example:
         >>> random_problem(horizon=4).horizon
@@ -67,7 +63,6 @@ class Rollouts:
 
 def random_problem(seed: int = 0, *, horizon: int = 3) -> ControlProblem:
     """A problem with random matrices of widths S = 3 and U = 2, in float64."""
-    states, actions = 3, 2
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -77,14 +72,9 @@ def random_problem(seed: int = 0, *, horizon: int = 3) -> ControlProblem:
         root = draw(width, width)
         return root @ root.mT / width + 0.5 * torch.eye(width, dtype=torch.float64)
 
-    return ControlProblem(
-        draw(states, states) / states**0.5,
-        draw(states, actions),
-        cost(states),
-        cost(actions),
-        0.4 * draw(horizon, actions, states),
-        draw(states),
-    )
+    dynamics, actuation = draw(3, 3) / 3**0.5, draw(3, 2)
+    costs, gains = (cost(3), cost(2)), 0.4 * draw(horizon, 2, 3)
+    return ControlProblem(dynamics, actuation, *costs, gains, draw(3))
 
 
 def rollouts(
@@ -125,7 +115,7 @@ def control_costates(problem: ControlProblem, followed: Rollouts) -> Float[Tenso
     adjoint = torch.zeros_like(followed.states[:, 0])
     found: list[Tensor] = []
     for t, K in reversed([*enumerate(problem.gains)]):
-        own = -followed.states[:, t] @ Q + -followed.actions[:, t] @ R @ K
+        own = -followed.states[:, t] @ Q - followed.actions[:, t] @ R @ K
         adjoint = own + discount * adjoint @ (A + B @ K)
         found.insert(0, adjoint)
     return torch.stack(found, 1)
@@ -188,9 +178,9 @@ def expected_return(problem: ControlProblem) -> Float[Tensor, ""]:
     _, B, _, R, discount = problem.letters
     first, *later = value_matrices(problem)
     total = -_form(problem.start, first) / 2
-    for t in range(problem.horizon):
+    for t, P in enumerate((*later, torch.zeros_like(first))):
         # What the noise of step t costs by itself and through the state that it moves.
-        cost = R + discount * (B.mT @ later[t] @ B) if t < len(later) else R
+        cost = R + discount * (B.mT @ P @ B)
         total = total - discount**t * problem.noise**2 * cost.trace() / 2
     return total
 
@@ -200,7 +190,7 @@ def with_optimal_gains(problem: ControlProblem) -> ControlProblem:
     A, B, Q, R, discount = problem.letters
     P = torch.zeros_like(Q)
     gains: list[Tensor] = []
-    for _ in range(problem.horizon):
+    for _ in problem.gains:
         pushed = discount * B.mT @ P
         K = -torch.linalg.solve(R + pushed @ B, pushed @ A)
         # Riccati's form, which is that of `value_matrices` only at the best gain.
@@ -211,13 +201,11 @@ def with_optimal_gains(problem: ControlProblem) -> ControlProblem:
 
 def noise_grid(problem: ControlProblem) -> tuple[Float[Tensor, "N T U"], Float[Tensor, " N"]]:
     """Gauss–Hermite nodes and weights over the noise of a whole trajectory, exact to degree 5."""
-    actions = problem.actuation.shape[1]
+    steps, actions, _ = problem.gains.shape
     nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_POINTS)
     node, weight = torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
-    count = problem.horizon * actions
-    which = torch.cartesian_prod(*[torch.arange(QUADRATURE_POINTS)] * count)
-    grid = problem.noise * node[which].view(-1, problem.horizon, actions)
-    return grid, weight[which].view(len(which), count).prod(1)
+    which = torch.cartesian_prod(*[torch.arange(QUADRATURE_POINTS)] * steps * actions)
+    return problem.noise * node[which].view(-1, steps, actions), weight[which].prod(1)
 
 
 def _form(vectors: Float[Tensor, "*N S"], matrix: Float[Tensor, "S S"]) -> Float[Tensor, "*N"]:

@@ -31,22 +31,19 @@ class Sides:
     pathwise: float
 
 
-def expectation(noise: str, mean: float, signal: Signal) -> float:
-    """E[h(a)] for a = ā + ξ, by adaptive quadrature."""
+def expectation(noise: str, mean: float, signal: Signal, factor: Signal = lambda u: 1.0) -> float:
+    """E[h(a) f(ξ)] for a = ā + ξ, by adaptive quadrature of either half."""
     law, _ = NOISES[noise]
-    return _integral(lambda u: signal(mean + u) * law.pdf(u))
+
+    def integrand(u: float) -> float:
+        return signal(mean + u) * factor(u) * float(law.pdf(u))
+
+    below, _ = quad(integrand, -math.inf, 0, epsabs=1e-13, epsrel=1e-12, limit=400)
+    above, _ = quad(integrand, 0, math.inf, epsabs=1e-13, epsrel=1e-12, limit=400)
+    return float(below + above)
 
 
 def sides(noise: str, mean: float, signal: Signal, slope: Signal) -> Sides:
     """Both sides of E[h(a) ∂log π(a)/∂ā] = E[h′(a)]; h grows less than the noise's tails fall."""
-    law, score = NOISES[noise]
-    return Sides(
-        _integral(lambda u: signal(mean + u) * score(u) * law.pdf(u)),
-        expectation(noise, mean, slope),
-    )
-
-
-def _integral(function: Signal) -> float:
-    below, _ = quad(function, -math.inf, 0, epsabs=1e-13, epsrel=1e-12, limit=400)
-    above, _ = quad(function, 0, math.inf, epsabs=1e-13, epsrel=1e-12, limit=400)
-    return float(below + above)
+    _, score = NOISES[noise]
+    return Sides(expectation(noise, mean, signal, score), expectation(noise, mean, slope))

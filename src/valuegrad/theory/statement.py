@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Relation = Literal["=", "<="]
@@ -17,10 +18,8 @@ class Statement:
     """An identity or an inequality, evaluated.
 
     Attributes:
-        name: what it says, in a few words.
-        source: where it stands, such as ``"Eq. 15"``.
-        left: its left side, the norm of it where it is a vector.
-        right: its right side, likewise.
+        name, source: what it says in a few words, and where it stands, such as ``"Eq. 15"``.
+        left, right: its sides, the norm of each where they are vectors.
         error: how far an identity is from holding, relative to the larger side; for an inequality
             left / right − 1, so that above 0 it fails.
         tolerance: the error up to which it counts as holding: rounding, or for an estimate the
@@ -58,28 +57,22 @@ class Statement:
 def equality(
     name: str,
     source: str,
-    left: Tensor,
-    right: Tensor,
+    left: Tensor | float,
+    right: Tensor | float,
     tolerance: float = EXACT,
     *,
     form: Form = "corrected",
     note: str = "",
 ) -> Statement:
     """An identity of two arrays: its error is ‖left − right‖ / max(‖left‖, ‖right‖)."""
-    one, other = left.double(), right.double()
+    one, other = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
     difference, sizes = float((one - other).norm()), (float(one.norm()), float(other.norm()))
     error = difference / max(sizes) if max(sizes) else difference
     return Statement(name, source, *sizes, error, tolerance, "=", form, note)
 
 
 def inequality(
-    name: str,
-    source: str,
-    left: float,
-    right: float,
-    *,
-    form: Form = "corrected",
-    note: str = "",
+    name: str, source: str, left: float, right: float, *, form: Form = "corrected", note: str = ""
 ) -> Statement:
     """A bound, left ≤ right up to rounding: its error is left / right − 1."""
     error = left / right - 1 if right else -1.0 if left <= 0 else math.inf

@@ -27,9 +27,7 @@ class TracedToken:
     """One token of the prompt or the completion.
 
     Attributes:
-        position: in the sequence, from 0.
-        token: its id.
-        text: what it adds to the text.
+        position, token, text: in the sequence, from 0; its id; what it adds to the text.
         logp: its log-probability given those before, in nats; NaN for the first.
         in_completion: whether the policy is credited for it.
     """
@@ -49,12 +47,9 @@ class Trace:
     scores nothing and has no credit.
 
     Attributes:
-        checkpoint: the policy's.
-        prompt: the text before the completion.
-        completion: the text that is credited.
+        checkpoint, prompt, completion: the policy's name, the text before and what is credited.
         advantage: Â of every token of the completion.
-        tokens: prompt and completion.
-        sites: from the input to the output.
+        tokens, sites: of prompt and completion; from the input to the output.
         total: ‖λ̂‖ in advantage units per unit of the hidden state.
         immediate: ‖·‖ of the part through the log-probability that the position itself scores.
         transported: ‖·‖ of the part through later ones, carried by attention.
@@ -134,8 +129,13 @@ def trace(
         raise UserError("advantage", str(advantage), "a number other than 0", "use 1")
     ids = encoded(policy, prompt, 1, policy.context - 1)
     if completion is None:
-        whole = ids + _draw(policy, ids, max_tokens, seed)
-        completion = _decode(policy, whole[len(ids) :])
+        if max_tokens < 1:
+            fix = f"use the default, {MAX_TOKENS}"
+            raise UserError("max_tokens", str(max_tokens), "1 or more", fix)
+        generator = torch.Generator().manual_seed(seed)
+        most = min(max_tokens, policy.context - len(ids))
+        drawn = sampled(policy, ids, most, generator, stop=frozenset(policy.stop_tokens))
+        whole, completion = ids + drawn, _decode(policy, drawn)
     else:
         whole = _joined(policy, prompt, ids, completion)
     # A prompt of one token and no advantage on the rest of it gives costates at all positions.
@@ -147,10 +147,11 @@ def trace(
         TracedToken(i, token, text, logp[i], i >= len(ids))
         for i, (token, text) in enumerate(zip(whole, _texts(policy, whole), strict=True))
     )
-    sizes = {
-        part: torch.stack([_sizes(getattr(found[site], part)) for site in chosen])
-        for part in ("total", "immediate", "transported")
-    }
+    sizes = {}
+    for part in ("total", "immediate", "transported"):
+        states = torch.cat([getattr(found[site], part) for site in chosen]).cpu().double()
+        # The last position scores nothing.
+        sizes[part] = torch.nn.functional.pad(torch.linalg.vector_norm(states, dim=2), (0, 1))
     name = policy.checkpoint.name
     return Trace(name, prompt, completion, float(advantage), tokens, chosen, **sizes)
 
@@ -160,12 +161,6 @@ def trace_document(found: Trace) -> dict[str, Any]:
     shares = ("transport_share", "credit_share", "carried_share")
     document = {**vars(found), **{name: getattr(found, name) for name in shares}}
     return {**document, "tokens": [asdict(token) for token in found.tokens]}
-
-
-def _sizes(part: Float[Tensor, "1 M D"]) -> Float[Tensor, " N"]:
-    """Norms by position; the last one, which scores nothing, is 0."""
-    norms = torch.linalg.vector_norm(part[0].cpu().double(), dim=1)
-    return torch.cat([norms, norms.new_zeros(1)])
 
 
 def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> list[int]:
@@ -187,14 +182,6 @@ def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> lis
         wanted = f"at most {policy.context - len(ids)} in a context of {policy.context}"
         raise UserError("completion", got, wanted, "shorten it, or the `prompt`")
     return whole
-
-
-def _draw(policy: Policy, prompt: list[int], most: int, seed: int) -> list[int]:
-    if most < 1:
-        raise UserError("max_tokens", str(most), "1 or more", f"use the default, {MAX_TOKENS}")
-    generator = torch.Generator().manual_seed(seed)
-    most = min(most, policy.context - len(prompt))
-    return sampled(policy, prompt, most, generator, stop=frozenset(policy.stop_tokens))
 
 
 def _texts(policy: Policy, ids: Sequence[int]) -> list[str]:
