@@ -62,10 +62,8 @@ def cache_costates(
         adjoint: Cache = [(torch.zeros_like(k), torch.zeros_like(v)) for k, v in steps[-1]]
         embedding = torch.empty_like(immediate[1:])
         for t in range(len(actions) - 1, 0, -1):
-            token = int(actions[t - 1])
-            adjoint, embedding[t - 1] = _step_back(
-                policy, steps[t - 1], token, adjoint, immediate[t]
-            )
+            before, token = steps[t - 1], int(actions[t - 1])
+            adjoint, embedding[t - 1] = _step_back(policy, before, token, adjoint, immediate[t])
     return CacheCostates(immediate, embedding, [(k[0], v[0]) for k, v in adjoint])
 
 
@@ -74,8 +72,8 @@ def unrolled_costates(policy: Policy, batch: Completions) -> Cache:
     (tokens,), (start,) = batch.tokens, batch.prompt_lengths
     with torch.no_grad():
         cache, finals = prefill(policy, tokens[:start])
-    flat = [x.detach().requires_grad_() for pair in cache for x in pair]
-    cache, final = _pairs(flat), finals[-1]
+    flat = [x.detach().requires_grad_() for x in flat_cache(cache)]
+    cache, final = paired(flat), finals[-1]
     objective = final.new_zeros(())
     with without_parameter_gradients(policy.model), torch.enable_grad():
         for t, token in enumerate(tokens[start:]):
@@ -84,7 +82,7 @@ def unrolled_costates(policy: Policy, batch: Completions) -> Cache:
             log_p = logits(policy, final).log_softmax(0)
             objective = objective + batch.advantages[0, t] * log_p[token]
         found = torch.autograd.grad(objective, flat, allow_unused=True, materialize_grads=True)
-    return _pairs([x[0] for x in found])
+    return paired([x[0] for x in found])
 
 
 def one_step_costates(
@@ -123,26 +121,31 @@ def _decode(policy: Policy, batch: Completions) -> tuple[list[Cache], Float[Tens
     """The states c_1 … c_T along a completion."""
     (tokens,), (start,) = batch.tokens, batch.prompt_lengths
     state, read_finals = prefill(policy, tokens[:start])
-    steps, finals = [state], [read_finals[-1]]
+    decoded = [(state, read_finals[-1])]
     for token in tokens[start:-1]:
-        state, final = decode_step(policy, steps[-1], token)
-        steps.append(state)
-        finals.append(final)
-    return steps, torch.stack(finals)
+        decoded.append(decode_step(policy, decoded[-1][0], token))
+    steps, finals = zip(*decoded, strict=True)
+    return list(steps), torch.stack(finals)
 
 
 def _step_back(
     policy: Policy, state: Cache, token: int, adjoint: Cache, final_adjoint: Tensor
 ) -> tuple[Cache, Tensor]:
     """One step of the recursion: the cotangents of c_{t+1} carried to c_t, and to the token."""
-    leaves = [x.detach().requires_grad_() for pair in state for x in pair]
+    leaves = [x.detach().requires_grad_() for x in flat_cache(state)]
     with recorded(policy, ["embedding"]) as states:
-        reached, final = decode_step(policy, _pairs(leaves), token)
-    outputs = [final, *(x for pair in reached for x in pair)]
-    cotangents = [final_adjoint, *(x for pair in adjoint for x in pair)]
+        reached, final = decode_step(policy, paired(leaves), token)
+    outputs = [final, *flat_cache(reached)]
+    cotangents = [final_adjoint, *flat_cache(adjoint)]
     *back, embedding = torch.autograd.grad(outputs, [*leaves, states["embedding"]], cotangents)
-    return _pairs(back), embedding[0, 0]
+    return paired(back), embedding[0, 0]
 
 
-def _pairs(flat: Sequence[Tensor]) -> Cache:
+def flat_cache(cache: Cache) -> list[Tensor]:
+    """Keys and values of the layers in turn."""
+    return [x for pair in cache for x in pair]
+
+
+def paired(flat: Sequence[Tensor]) -> Cache:
+    """The cache of keys and values in turn."""
     return list(zip(flat[::2], flat[1::2], strict=True))

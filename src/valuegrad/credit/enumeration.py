@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.credit.completions import completions
-from valuegrad.credit.costates import costates_at
+from valuegrad.credit.scores import scored
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import check_site, shared_leaf
@@ -105,9 +104,7 @@ def rollout_scores(
 ) -> Float[Tensor, "N D"]:
     """∂/∂h Σ_k log π(o_k|s_k) of completions, h at the prefix's last token: costates of Â = 1."""
     sequences = [[*prefix, *completion] for completion in tokens.tolist()]
-    ones = torch.ones(len(sequences), dtype=policy.head.dtype)
-    batch = completions(policy, sequences, len(prefix), ones)
-    return costates_at(policy, batch, (site,), split=False)[check_site(policy, site)].total[:, 0]
+    return scored(policy, sequences, len(prefix), site).total[:, 0]
 
 
 def sampled_value_gradient(

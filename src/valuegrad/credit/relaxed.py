@@ -97,7 +97,6 @@ def relaxed_costates(
     """
     site = check_site(policy, site)
     given = Relaxed(policy, prompt, length, reward, temperature, gumbel, straight_through)
-    check(given)
 
     def costates(detached: bool) -> tuple[Tensor, Tensor, Tensor]:
         shift = policy.head.new_zeros(length, policy.head.shape[1], requires_grad=True)
@@ -125,14 +124,33 @@ class Relaxed:
     gumbel: Float[Tensor, "T V"] | None = None
     straight_through: bool = False
 
-    def soft_token(self, z: Float[Tensor, " V"], step: int) -> Float[Tensor, " V"]:
-        """y_t of the logits z_t."""
-        noisy = z if self.gumbel is None else z + self.gumbel[step].to(z)
-        y = (noisy / self.temperature).softmax(0)
-        if not self.straight_through:
-            return y
-        hard = torch.zeros_like(y).index_fill(0, y.argmax()[None], 1.0)
-        return y + (hard - y).detach()
+    def __post_init__(self) -> None:
+        """Refuse what cannot be rolled out."""
+        policy, length = self.policy, self.length
+        check_positive("temperature", self.temperature, "use 1.0")
+        if length < 1:
+            raise UserError("length", str(length), "1 or more", "ask for at least one step")
+        table = embedding_table(policy)
+        rows = len(table)
+        if not self.prompt or not all(0 <= token < rows for token in self.prompt):
+            got, wanted = (
+                f"{len(self.prompt)} token ids",
+                f"at least one, each from 0 to {rows - 1}",
+            )
+            raise UserError("prompt", got, wanted, "encode it with the policy's tokenizer")
+        # The last soft token is rewarded and never read.
+        if len(self.prompt) + length - 1 > policy.context:
+            got = f"{len(self.prompt)} prompt tokens and {length} steps"
+            wanted = f"at most {policy.context + 1} together"
+            raise UserError("length", got, wanted, "shorten one of them")
+        if self.gumbel is not None and tuple(self.gumbel.shape) != (length, rows):
+            got = f"shape {tuple(self.gumbel.shape)}"
+            raise UserError("gumbel", got, f"({length}, {rows})", "draw it with gumbel_noise")
+        ids = torch.tensor(self.prompt, device=table.device)
+        if not torch.equal(policy.model.get_input_embeddings()(ids), table[ids]):
+            got = "a model that scales its embeddings when it reads tokens"
+            fix = "use a model whose embedding layer is a plain table"
+            raise UserError("policy", got, "embeddings that mix linearly", fix)
 
 
 @torch.enable_grad()
@@ -158,36 +176,14 @@ def roll_out(
                     e = (soft[-1].detach() if detached else soft[-1]) @ table
                     cache, finals = decode_embedding(policy, cache, e[None])
             cache, final = after(t, cache, finals[-1])
-            soft.append(given.soft_token(logits(policy, final), t))
+            z = logits(policy, final)
+            noisy = z if given.gumbel is None else z + given.gumbel[t].to(z)
+            y = (noisy / given.temperature).softmax(0)
+            if given.straight_through:
+                y = y + (torch.zeros_like(y).index_fill(0, y.argmax()[None], 1.0) - y).detach()
+            soft.append(y)
         tokens = torch.stack(soft)
         return tokens, _rewarded(given.reward, tokens)
-
-
-def check(given: Relaxed) -> None:
-    """Refuse what cannot be rolled out."""
-    policy, prompt, length, gumbel = given.policy, given.prompt, given.length, given.gumbel
-    check_positive("temperature", given.temperature, "use 1.0")
-    if length < 1:
-        raise UserError("length", str(length), "1 or more", "ask for at least one step")
-    table = embedding_table(policy)
-    rows = len(table)
-    if not prompt or not all(0 <= token < rows for token in prompt):
-        got, wanted = f"{len(prompt)} token ids", f"at least one, each from 0 to {rows - 1}"
-        raise UserError("prompt", got, wanted, "encode it with the policy's tokenizer")
-    # The last soft token is rewarded and never read.
-    if len(prompt) + length - 1 > policy.context:
-        got = f"{len(prompt)} prompt tokens and {length} steps"
-        wanted = f"at most {policy.context + 1} together"
-        raise UserError("length", got, wanted, "shorten one of them")
-    if gumbel is not None and tuple(gumbel.shape) != (length, rows):
-        got = f"shape {tuple(gumbel.shape)}"
-        raise UserError("gumbel", got, f"({length}, {rows})", "draw it with gumbel_noise")
-    with torch.no_grad():
-        read_as = policy.model.get_input_embeddings()(torch.tensor(prompt, device=table.device))
-    if not torch.equal(read_as, table[list(prompt)]):
-        got = "a model that scales its embeddings when it reads tokens"
-        fix = "use a model whose embedding layer is a plain table"
-        raise UserError("policy", got, "embeddings that mix linearly", fix)
 
 
 def _rewarded(reward: Reward, soft_tokens: Float[Tensor, "T V"]) -> Float[Tensor, ""]:

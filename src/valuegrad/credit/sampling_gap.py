@@ -37,18 +37,12 @@ class SamplingGap:
     """The gap at one position with every bound on it; made by `sampling_gap`.
 
     Attributes:
-        position: of the token whose logits are sampled from.
-        temperature: τ of the relaxation.
+        position, temperature: of the token whose logits are sampled from; τ of the relaxation.
         entropy: H of softmax(z/τ), nats.
-        gap: ‖J_sample‖₂, hidden units per hidden unit.
-        step_norm: ‖∂h_{t+1}/∂e_t‖₂.
+        gap, step_norm: ‖J_sample‖₂ and ‖∂h_{t+1}/∂e_t‖₂, hidden units per hidden unit.
         product_norm: N = (1/τ) ‖∂h_{t+1}/∂e_t‖ ‖E‖ ‖W‖.
-        bound_spectral: N ‖diag p − ppᵀ‖₂.
-        bound_trace: N (1 − ‖p‖²).
-        bound_maximum: N 2(1 − p_max).
-        bound_linear: N min(1/2, 1 − ‖p‖², H), the sharp bound.
-        bound_entropy: N 1.274 sqrt(H), Prop. 2 with log V cancelled.
-        bound_paper: N 2 C_V sqrt(H / log V), the paper's with its best constant.
+        bound_spectral, bound_trace, bound_maximum, bound_linear, bound_entropy, bound_paper: N
+            times each factor of `bounds`; `bound_linear` is the sharp one.
         smallest_constant: gap / sqrt(H / log V), the least C with which Eq. 21 holds here; NaN
             where H is 0.
     """
@@ -142,14 +136,13 @@ def sampling_gaps(
 @torch.no_grad()
 def table_norms(policy: Policy) -> tuple[float, float]:
     """‖E‖₂ and ‖W‖₂, from the D × D Gram matrices, exact and in float64."""
-    table, norm = embedding_table(policy), _norm(policy.head)
-    return norm if table.data_ptr() == policy.head.data_ptr() else _norm(table), norm
 
+    def norm(matrix: Tensor) -> float:
+        gram = torch.zeros(matrix.shape[1], matrix.shape[1]).to(matrix.device, torch.float64)
+        for rows in torch.split(matrix, 8192):
+            wide = rows.double()
+            gram += wide.mT @ wide
+        return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt())
 
-def _norm(matrix: Tensor) -> float:
-    width = matrix.shape[1]
-    gram = torch.zeros(width, width, dtype=torch.float64, device=matrix.device)
-    for rows in torch.split(matrix, 8192):
-        wide = rows.double()
-        gram += wide.mT @ wide
-    return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt())
+    table, head_norm = embedding_table(policy), norm(policy.head)
+    return head_norm if table.data_ptr() == policy.head.data_ptr() else norm(table), head_norm

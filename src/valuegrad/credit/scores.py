@@ -3,14 +3,15 @@
 N prompts · G completions of each · D width
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.credit.completions import completions
-from valuegrad.credit.costates import costates_at
+from valuegrad.credit.costates import Costates, costates_at
 from valuegrad.model.policy import Policy, Site
-from valuegrad.model.sites import check_site
 from valuegrad.sampler import Rollouts
 
 
@@ -33,9 +34,14 @@ def prompt_state_scores(
     Example:
         ``scores, _ = prompt_state_scores(policy, drawn); squared_norm(scores, drawn.rewards)``
     """
-    site = check_site(policy, site)
-    ones = torch.ones(len(drawn.lengths), dtype=policy.head.dtype)
-    batch = completions(policy, drawn.sequences, drawn.lengths, ones)
-    found = costates_at(policy, batch, (site,), split=False)[site]
+    found = scored(policy, drawn.sequences, drawn.lengths, site)
     shape = drawn.rewards.shape
     return found.total[:, 0].view(*shape, -1), found.logp.double().sum(1).view(shape)
+
+
+def scored(
+    policy: Policy, sequences: Sequence[Sequence[int]], starts: int | Sequence[int], site: Site
+) -> Costates:
+    """The costates of advantage 1, not split; at a completion's first token they are its score."""
+    batch = completions(policy, sequences, starts, torch.ones(len(sequences)))
+    return next(iter(costates_at(policy, batch, (site,), split=False).values()))

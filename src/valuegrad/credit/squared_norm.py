@@ -37,8 +37,7 @@ def squared_norm(
         >>> round(squared_norm(s, s[:, 0]).item(), 3)
         2.667
     """
-    _check(scores, rewards=rewards)
-    return _estimate(scores, rewards, rewards)
+    return _estimate(scores, rewards=rewards)
 
 
 def inner_product(
@@ -67,11 +66,11 @@ def inner_product(
         >>> round(inner_product(s, s[:, 0], 3 * s[:, 0]).item(), 3)
         8.0
     """
-    _check(scores, first=first, second=second)
-    return _estimate(scores, first, second)
+    return _estimate(scores, first=first, second=second)
 
 
-def _check(scores: Tensor, **signals: Tensor) -> None:
+def _estimate(scores: Tensor, **signals: Tensor) -> Tensor:
+    """⟨Cov(a, s), Cov(b, s)⟩ of two signals, or ‖Cov(a, s)‖² of one; each is named in errors."""
     n = scores.shape[-2] if scores.dim() > 1 else 0
     if n < 4:
         raise UserError("scores", f"{n} rollouts", "at least 4", "draw more rollouts a state")
@@ -83,13 +82,10 @@ def _check(scores: Tensor, **signals: Tensor) -> None:
         if not torch.isfinite(values).all():
             fix = "look at the reward function"
             raise UserError(name, "values that are not finite", "finite numbers", fix)
-
-
-def _estimate(scores: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    wide, a, b = scores.double(), first.double(), second.double()
+    wide, given = scores.double(), [signal.double() for signal in signals.values()]
+    a, b = given[0], given[-1]
     # Only the symmetric part of a bᵀ meets the symmetric Gram matrix.
     outer = (a[..., :, None] * b[..., None, :] + b[..., :, None] * a[..., None, :]) / 2
-    n = scores.shape[-2]
     product: Tensor = _u_centred(wide @ wide.mT) * _u_centred(outer)
     return product.sum((-2, -1)) / (n * (n - 3))
 
@@ -99,8 +95,7 @@ def _u_centred(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]
     n = gram.shape[-1]
     keep = ~torch.eye(n, dtype=torch.bool, device=gram.device)
     off = gram * keep
-    rows = off.sum(-1, keepdim=True) / (n - 2)
-    columns = off.sum(-2, keepdim=True) / (n - 2)
+    rows, columns = (off.sum(axis, keepdim=True) / (n - 2) for axis in (-1, -2))
     whole = off.sum((-2, -1), keepdim=True) / ((n - 1) * (n - 2))
     centred: Tensor = (off - rows - columns + whole) * keep
     return centred

@@ -17,13 +17,14 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from valuegrad.credit.cache_recursion import flat_cache, paired
 from valuegrad.credit.jacobians import (
     embedding_table,
     of_function,
     sampling_jacobian,
     spectral_norm,
 )
-from valuegrad.credit.relaxed import Relaxed, Reward, check, gumbel_noise, roll_out
+from valuegrad.credit.relaxed import Relaxed, Reward, gumbel_noise, roll_out
 from valuegrad.errors import UserError
 from valuegrad.model.cache import Cache, decode_embedding
 from valuegrad.model.policy import Policy
@@ -38,8 +39,7 @@ class TheoremOne:
         left: ‖E λ̂_1 − E λ_1‖ over the draws.
         right: the bound, its mean over the draws.
         paper_right: the bound as the paper's h → h form has it, its chain ending after one step.
-        attention_norms: ‖A_t‖ of t = 1 … T − 2, of the first draw.
-        gaps: ε_k of k = 2 … T, of the first draw.
+        attention_norms, gaps: ‖A_t‖ of t = 1 … T − 2, ε_k of k = 2 … T, of the first draw.
         draws: number of rollouts.
     """
 
@@ -90,7 +90,6 @@ def theorem_one(
     for draw in range(draws):
         noise = gumbel_noise(policy, length, generator) if draws > 1 else None
         given = Relaxed(policy, prompt, length, reward, temperature, noise)
-        check(given)
         caches, soft, costates = _rollout(given, detached=False)
         *_, attention = _rollout(given, detached=True)
         with without_parameter_gradients(policy.model):
@@ -110,17 +109,15 @@ def _rollout(given: Relaxed, *, detached: bool) -> tuple[list[Cache], Tensor, li
     def after(t: int, cache: Cache, h: Tensor) -> tuple[Cache, Tensor]:
         # A zero is added to each coordinate of x_t, so that h_t's own use of c_t stays out.
         caches.append([(k.detach(), v.detach()) for k, v in cache])
-        state = [*(x for pair in cache for x in pair), h]
+        state = [*flat_cache(cache), h]
         leaves.append([torch.zeros_like(x, requires_grad=True) for x in state])
         *moved, h = (x + zero for x, zero in zip(state, leaves[-1], strict=True))
-        return list(zip(moved[::2], moved[1::2], strict=True)), h
+        return paired(moved), h
 
     soft, value = roll_out(given, detached=detached, after=after)
     zeros = [x for added in leaves for x in added]
-    flat = torch.autograd.grad(value, zeros, allow_unused=True, materialize_grads=True)
-    size = len(leaves[0])
-    steps = (flat[i : i + size] for i in range(0, len(flat), size))
-    costates = [torch.cat([x.flatten() for x in step]) for step in steps]
+    found = iter(torch.autograd.grad(value, zeros, allow_unused=True, materialize_grads=True))
+    costates = [torch.cat([next(found).flatten() for _ in added]) for added in leaves]
     return caches, soft.detach(), costates
 
 
@@ -153,18 +150,17 @@ def _final(policy: Policy, cache: Cache, embeddings: Tensor) -> Tensor:
 def _made(policy: Policy, cache: Cache, embeddings: Tensor) -> Tensor:
     """What a step adds to the state: the new keys and values of every layer, and ``"final"``."""
     reached, final = decode_embedding(policy, cache, embeddings)
-    return torch.cat([*(x[:, :, -1].flatten(1) for pair in reached for x in pair), final], 1)
+    return torch.cat([*(x[:, :, -1].flatten(1) for x in flat_cache(reached)), final], 1)
 
 
 def _by_cache(policy: Policy, cache: Cache, embedding: Tensor) -> LinearOperator:
     """N: from old keys and values to what the next step adds, its token's embedding fixed."""
-    flat = [x for pair in cache for x in pair]
+    flat = flat_cache(cache)
     sizes = [x.numel() for x in flat]
 
     def function(rows: Tensor) -> Tensor:
         split = zip(torch.split(rows, sizes, 1), flat, strict=True)
-        parts = [part.view(-1, *x.shape[1:]) for part, x in split]
-        copies = list(zip(parts[::2], parts[1::2], strict=True))
+        copies = paired([part.view(-1, *x.shape[1:]) for part, x in split])
         return _made(policy, copies, embedding.expand(len(rows), -1))
 
     return of_function(function, torch.cat([x.flatten() for x in flat]))
