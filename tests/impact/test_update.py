@@ -4,7 +4,13 @@ import pytest
 import torch
 from tests import oracles
 
-from valuegrad.impact.update import add_gradients, length, moving_parameters, own_slopes, summed
+from valuegrad.impact.update import (
+    add_gradients,
+    length,
+    moving_parameters,
+    per_prompt_slopes,
+    summed,
+)
 
 
 @pytest.mark.parametrize("method", oracles.METHODS)
@@ -25,7 +31,7 @@ def test_batches_add_up_to_the_gradient_of_the_objective(method, size):
     variances = every * (1 - every)
     for start in range(0, 5, size):
         part = slice(start, start + size)
-        slopes = own_slopes(every[part], variances[part], method)
+        slopes = per_prompt_slopes(every[part], variances[part], method)
         add_gradients(totals, values(part), parameters, slopes / 5)
     found = summed(parameters, totals, every, variances, method)
     ps = torch.stack([every, 1 - every], 1)

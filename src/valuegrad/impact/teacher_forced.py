@@ -29,7 +29,13 @@ from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
-from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
+from valuegrad.impact.update import (
+    Update,
+    add_gradients,
+    moving_parameters,
+    per_prompt_slopes,
+    summed,
+)
 from valuegrad.methods import PopulationAdvantages, population_advantages
 from valuegrad.model.batches import entropies, head_chunks, probabilities
 from valuegrad.model.policy import Policy, Site
@@ -82,7 +88,7 @@ def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
     value = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
     for rows, log_v in log_answer_values(policy, prompts):
         here = value[rows] = log_v.detach().exp()
-        slope = own_slopes(here, here * (1 - here), method)
+        slope = per_prompt_slopes(here, here * (1 - here), method)
         # ∇ slope V = slope V ∇ log V.
         add_gradients(gradients, log_v, parameters, slope * here / len(prompts))
     return summed(parameters, gradients, value, value * (1 - value), method)

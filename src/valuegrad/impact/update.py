@@ -29,7 +29,7 @@ def moving_parameters(policy: Policy) -> list[Tensor]:
     return [p for p in policy.model.parameters() if p.requires_grad]
 
 
-def own_slopes(
+def per_prompt_slopes(
     values: Float[Tensor, " B"], variances: Float[Tensor, " B"], method: Method
 ) -> Float[Tensor, " B"]:
     """What of the slopes a prompt's own moments decide; `summed` puts on the rest."""
@@ -54,7 +54,7 @@ def summed(
     variances: Float[Tensor, " N"],
     method: Method,
 ) -> Update:
-    """The update of gradients that were summed over batches with `own_slopes`.
+    """The update of gradients that were summed over batches with `per_prompt_slopes`.
 
     ppo's slope needs the moments of all prompts, but is one number: it is put on here.
     """

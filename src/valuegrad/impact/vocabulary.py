@@ -28,7 +28,13 @@ from valuegrad.credit.value_gradient import (
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
-from valuegrad.impact.update import Update, add_gradients, moving_parameters, own_slopes, summed
+from valuegrad.impact.update import (
+    Update,
+    add_gradients,
+    moving_parameters,
+    per_prompt_slopes,
+    summed,
+)
 from valuegrad.methods import PopulationAdvantages, check_method, population_advantages
 from valuegrad.model.batches import (
     KEPT_ELEMENTS,
@@ -126,7 +132,7 @@ def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
         values[rows] = (p * table).sum(1)
         centred = table - values[rows][:, None]
         variances[rows] = (p * centred.square()).sum(1)
-        slope = own_slopes(values[rows], variances[rows], method)
+        slope = per_prompt_slopes(values[rows], variances[rows], method)
         # ∂(slope V)/∂z = slope p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
         cotangent = (p * centred).mul_(slope[:, None] / len(prompts)).to(z.dtype)
         add_gradients(gradients, z, parameters, cotangent)
