@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.budget import Method
+from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.headroom import LARGE
+from valuegrad.impact.settings import ALPHA
 from valuegrad.model.policy import Site
 
 
@@ -99,9 +100,10 @@ class Impact:
 
 def check_settings(alpha: float, group_size: int) -> None:
     """Refuse a tilt or a group size that nothing can be measured with."""
-    check_positive("alpha", alpha, "use the default, 5")
+    check_positive("alpha", alpha, f"use the default, {ALPHA:g}")
     if group_size < 2:
-        raise UserError("group_size", str(group_size), "2 or more", "use the default, 16")
+        fix = f"use the default, {Budget.group_size}"
+        raise UserError("group_size", str(group_size), "2 or more", fix)
 
 
 def signals(
