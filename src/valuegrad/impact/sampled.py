@@ -89,14 +89,15 @@ def measure(
         for m, signals in state_signals(scores, group.rewards, methods, binary, own).items():
             found[m].append(signals)
     owners = torch.tensor([prompt for prompts, _ in groups for prompt in prompts])
+    pseudo = moments.headroom
+    if binary:
+        counts = _successes(drawn.rewards)
+        jackknifed = pseudo_values(counts, n, lambda fit: _expected_headroom(fit, alpha))
+        pseudo = torch.from_numpy(jackknifed)
     impacts = {}
     for m in methods:
         rows = Signals(**vars(moments), **_by_prompt(found[m], owners))
-        uncertain = rows
-        if binary:
-            counts = _successes(drawn.rewards)
-            jackknifed = pseudo_values(counts, n, lambda fit: _expected_headroom(fit, alpha))
-            uncertain = replace(rows, headroom=torch.from_numpy(jackknifed))
+        uncertain = replace(rows, headroom=pseudo)
         impact = summarise(m, site, alpha, group_size, rows, uncertain)
         known = undefined_where_zero(impact.standard_errors)
         impacts[m] = replace(impact, standard_errors=known)
