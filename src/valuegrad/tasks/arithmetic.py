@@ -13,14 +13,7 @@ from collections.abc import Iterator
 from valuegrad.errors import UserError
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
-from valuegrad.tasks.task import (
-    HELD_OUT,
-    Task,
-    apply_template,
-    check_counts,
-    check_template,
-    held_out,
-)
+from valuegrad.tasks.task import Task, apply_template, check_counts, check_template, held_out
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 MOST_DIGITS = 100
@@ -85,38 +78,32 @@ def training_problems(
 ) -> Iterator[Example]:
     """Problems of the training side for ever, repeats included; none of them is ever held out."""
     _check(operation, digits)
-    while True:
-        pair = _operands(rng, digits)
-        if not _held_out(pair, operation):
-            yield _problem(pair, operation)
+    return (problem for problem, held in _drawn(rng, operation, digits) if not held)
 
 
 def _different_problems(
     rng: random.Random, operation: str, digits: int, *, evaluation: bool
 ) -> Iterator[Example]:
     """The problems of one split in random order, each once."""
-    seen: set[tuple[int, int]] = set()
-    while len(seen) < 10 ** (2 * digits):
-        pair = _operands(rng, digits)
-        if pair not in seen:
-            seen.add(pair)
-            if _held_out(pair, operation) == evaluation:
-                yield _problem(pair, operation)
+    seen: set[str] = set()
+    for problem, held in _drawn(rng, operation, digits):
+        if problem.prompt not in seen:
+            seen.add(problem.prompt)
+            if held == evaluation:
+                yield problem
+        if len(seen) == 10 ** (2 * digits):
+            return
 
 
-def _operands(rng: random.Random, digits: int) -> tuple[int, int]:
-    return rng.randrange(10**digits), rng.randrange(10**digits)
-
-
-def _held_out(pair: tuple[int, int], operation: str) -> bool:
-    # 48+37 gives 37+48 away, so the two stay on one side.
-    left, right = pair if operation == "-" else sorted(pair)
-    return held_out(f"{left}{operation}{right}=", HELD_OUT)
-
-
-def _problem(pair: tuple[int, int], operation: str) -> Example:
-    left, right = pair
-    return Example(f"{left}{operation}{right}=", str(OPERATIONS[operation](left, right)))
+def _drawn(rng: random.Random, operation: str, digits: int) -> Iterator[tuple[Example, bool]]:
+    """Problems for ever, repeats included, each with whether it is held out."""
+    while True:
+        left, right = rng.randrange(10**digits), rng.randrange(10**digits)
+        # 48+37 gives 37+48 away, so the two stay on one side.
+        first, second = (left, right) if operation == "-" else sorted((left, right))
+        held = held_out(f"{first}{operation}{second}=")
+        answer = str(OPERATIONS[operation](left, right))
+        yield Example(f"{left}{operation}{right}=", answer), held
 
 
 def _check(operation: str, digits: int) -> None:

@@ -66,7 +66,7 @@ def check_counts(**counts: int) -> None:
             raise UserError(argument, str(count), "1 or more", "raise it")
 
 
-def held_out(prompt: str, fraction: float) -> bool:
+def held_out(prompt: str, fraction: float = HELD_OUT) -> bool:
     """Whether a prompt is among the held-out share of all texts: decided by its text alone."""
     digest = hashlib.sha256(prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
