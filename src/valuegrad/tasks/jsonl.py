@@ -103,19 +103,15 @@ def _example(place: str, line: str, names: tuple[str, str], kept: tuple[str, ...
         raise UserError(place, f"malformed JSON ({error})", "one JSON object", "mend it") from error
     if not isinstance(row, dict):
         raise UserError(place, f"a {type(row).__name__}", "one JSON object", "mend the line")
-    texts = [_text(row.get(names[0]), False), _text(row.get(names[1]), True)]
-    for name, text, kind in zip(names, texts, ("text", "text or number"), strict=True):
-        if not text:
+    prompt, answer = (row.get(name) for name in names)
+    if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
+        answer = str(answer)
+    kinds = ("text", "text or number")
+    for name, text, kind in zip(names, (prompt, answer), kinds, strict=True):
+        if not isinstance(text, str) or not text:
             got = f"{'no' if name not in row else 'an unusable'} field {name!r}"
             fix = f"mend the line, or name the field (it has: {', '.join(map(str, row))})"
             raise UserError(place, got, f"a {kind} that is not empty", fix)
     # A function written for TRL asks for the fields by the names that they have in the file.
     columns = {k: v for k, v in row.items() if k not in names or k in kept}
-    return Example(texts[0], texts[1], columns)
-
-
-def _text(value: object, number: bool) -> str:
-    """A field as text; empty where it is unusable."""
-    if number and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value) if math.isfinite(value) else ""
-    return value if isinstance(value, str) else ""
+    return Example(prompt, answer, columns)

@@ -81,12 +81,7 @@ def label_copy(
 
 
 def _split(
-    rng: random.Random,
-    cells: Sequence[tuple[str, str]],
-    count: int,
-    share: float,
-    *,
-    evaluation: bool,
+    rng: random.Random, cells: list[tuple[str, str]], count: int, share: float, *, evaluation: bool
 ) -> tuple[Example, ...]:
     """Distinct prompts of one split, in blocks of all cells; fewer where no more can be made."""
     attempts = math.ceil(ATTEMPTS / (share if evaluation else 1 - share))
@@ -95,8 +90,8 @@ def _split(
     while known < len(found) < count:
         known = len(found)
         for template, label in rng.sample(cells, len(cells)):
-            drawn = (_example(rng, template, label) for _ in range(attempts))
-            for example in drawn:
+            for _ in range(attempts):
+                example = _example(rng, template, label)
                 if held_out(example.prompt, share) == evaluation and example.prompt not in found:
                     found[example.prompt] = example
                     break
@@ -104,13 +99,9 @@ def _split(
 
 
 def _example(rng: random.Random, template: str, label: str) -> Example:
-    prompt = template.format(
-        label=label,
-        name=rng.choice(NAMES),
-        answer=rng.choice(ANSWERS),
-        before=_distractors(rng),
-        between=_distractors(rng),
-    )
+    name, answer = rng.choice(NAMES), rng.choice(ANSWERS)
+    before, between = _distractors(rng), _distractors(rng)
+    prompt = template.format(label=label, name=name, answer=answer, before=before, between=between)
     return Example(prompt, label)
 
 

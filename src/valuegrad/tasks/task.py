@@ -111,6 +111,5 @@ def check_template(
 
 def apply_template(template: str | None, examples: Iterable[Example]) -> tuple[Example, ...]:
     """Put the prompt of each example into a checked template; None changes nothing."""
-    if template is None:
-        return tuple(examples)
-    return tuple(replace(e, prompt=template.format(prompt=e.prompt)) for e in examples)
+    whole = template or "{prompt}"
+    return tuple(replace(e, prompt=whole.format(prompt=e.prompt)) for e in examples)
