@@ -59,7 +59,7 @@ def test_a_split_takes_the_first_different_prompts_and_no_more_than_it_needs():
 
 def test_templates_with_other_fields_are_refused():
     check_template("template", "Q: {prompt}", "prompt")
-    check_template("template", "{{}} {name}{prompt}", "prompt", ("name", "answer"))
+    check_template("template", "{{}} {name}{prompt}", "prompt", "name", "answer")
     check_template("template", None, "prompt")
     for template, message in (
         ("Q:", r"template: got 'Q:', without \{prompt\}; wanted \{prompt\} and no other field"),

@@ -1,11 +1,9 @@
 """Arithmetic, generated: ``37+48=`` is to be continued with ``85`` and a line break.
 
-All problems with operands of up to so many digits form the space; a fixed quarter of it, decided by
-each problem's text, is held out whatever the seed and the counts. So a model that was pretrained on
-`training_problems` has seen none of the prompts that any task measures on.
+Of all problems with operands of up to so many digits a fixed quarter, decided by each problem's
+text, is held out whatever the seed and the counts, also from `training_problems`.
 """
 
-import itertools
 import operator
 import random
 from collections.abc import Iterator
@@ -63,8 +61,14 @@ def arithmetic(
         ("prompts", prompts, "held-out"),
     ):
         rng = random.Random(f"arithmetic {seed} {argument}")
-        different = _different_problems(rng, operation, digits, evaluation=argument == "prompts")
-        found = tuple(itertools.islice(different, count))
+        found: list[Example] = []
+        seen: set[str] = set()
+        for problem, held in _drawn(rng, operation, digits):
+            if problem.prompt not in seen and held == (side == "held-out"):
+                found.append(problem)
+            seen.add(problem.prompt)
+            if len(found) == count or len(seen) == 10 ** (2 * digits):
+                break
         if len(found) < count:
             wanted = f"at most {len(found)}: {digits}-digit {operation!r} has no more different "
             fix = "ask for fewer, or raise `digits`"
@@ -79,20 +83,6 @@ def training_problems(
     """Problems of the training side for ever, repeats included; none of them is ever held out."""
     _check(operation, digits)
     return (problem for problem, held in _drawn(rng, operation, digits) if not held)
-
-
-def _different_problems(
-    rng: random.Random, operation: str, digits: int, *, evaluation: bool
-) -> Iterator[Example]:
-    """The problems of one split in random order, each once."""
-    seen: set[str] = set()
-    for problem, held in _drawn(rng, operation, digits):
-        if problem.prompt not in seen:
-            seen.add(problem.prompt)
-            if held == evaluation:
-                yield problem
-        if len(seen) == 10 ** (2 * digits):
-            return
 
 
 def _drawn(rng: random.Random, operation: str, digits: int) -> Iterator[tuple[Example, bool]]:

@@ -96,9 +96,7 @@ class GymVerifier:
     threshold: float
     entries: Sequence[dict[str, Any]] = field(repr=False, compare=False)  # by column `index`
 
-    def __call__(
-        self, completions: Sequence[str], index: Sequence[int], **_: object
-    ) -> list[float]:
+    def __call__(self, completions: list[str], index: list[int], **_: object) -> list[float]:
         """A reward for each completion."""
         items = [
             (self.name, self.seed, (_TAGGED.findall(text) or [text])[-1].strip(), self.entries[i])

@@ -66,7 +66,7 @@ def label_copy(
     check_counts(prompts=prompts, train_prompts=train_prompts)
     if len(set(labels)) < 2 or not all(labels):
         raise UserError("labels", repr(list(labels)), "2 different labels or more", "add labels")
-    check_template("template", template, "label", FIELDS)
+    check_template("template", template, "label", *FIELDS)
     cells = list(itertools.product(TEMPLATES if template is None else (template,), labels))
     share = prompts / (prompts + train_prompts)
     splits = {}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import string
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from valuegrad.errors import UserError
@@ -90,9 +90,7 @@ def split(
     return list(sides[0].values()), list(sides[1].values())
 
 
-def check_template(
-    argument: str, template: str | None, needed: str, others: Sequence[str] = ()
-) -> None:
+def check_template(argument: str, template: str | None, needed: str, *others: str) -> None:
     """Refuse what is no format string with one needed field and none but these others."""
     if template is None:
         return
@@ -104,7 +102,7 @@ def check_template(
     unknown = fields - {needed, *others}
     if unknown or needed not in fields:
         fault = f"with {sorted(unknown)}" if unknown else f"without {{{needed}}}"
-        wanted = f"and any of {tuple(others)}" if others else "and no other field"
+        wanted = f"and any of {others}" if others else "and no other field"
         fix = "change the fields; a brace that is text is written twice"
         raise UserError(argument, f"{template!r}, {fault}", f"{{{needed}}} {wanted}", fix)
 
