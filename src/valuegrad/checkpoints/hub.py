@@ -1,7 +1,6 @@
 """The files of one commit on the hub: their hashes without a download, and the download itself."""
 
 import errno
-import fnmatch
 import hashlib
 import json
 from collections.abc import Collection, Iterable
@@ -14,6 +13,7 @@ from threading import Event
 from typing import Any
 
 from huggingface_hub import HfApi, RepoFile, errors, snapshot_download
+from huggingface_hub.utils import filter_repo_objects
 from tqdm.std import tqdm
 
 from valuegrad.checkpoints.checkpoint import HubCommit, cache_folder
@@ -76,7 +76,7 @@ def listing(source: HubCommit) -> dict[str, HubFile]:
 
 def settings_folder(source: HubCommit) -> Path:
     """Have configuration and tokenizer here, without weights, and return their folder."""
-    names = _matching(listing(source), _SETTINGS) - _matching(listing(source), _PICKLED)
+    names = filter_repo_objects(listing(source), allow_patterns=_SETTINGS, ignore_patterns=_PICKLED)
     folder = _have(source, sorted(names), Transfer())
     # So that it can be named without a network; to the client a ref without a snapshot is damage.
     ref = cache_folder(source.repo) / "refs" / source.revision
@@ -124,15 +124,11 @@ def weight_names(model: str, names: Collection[str], index: Path | None, fix: st
             raise UserError(model, f"no file {shard}", "every shard that the index names", fix)
     if not shards:
         got = "a model without weights"
-        if pickled := sorted(_matching(names, _PICKLED)):
+        if pickled := sorted(filter_repo_objects(names, allow_patterns=_PICKLED)):
             got = f"pickled weights only ({', '.join(pickled[:3])}), which can run code when loaded"
             fix += ", or convert these with save_pretrained where it is safe to load them"
         raise UserError(model, got, "weights in safetensors", fix)
     return shards
-
-
-def _matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
-    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
 def file_sha256(path: Path) -> bytes:
