@@ -54,15 +54,12 @@ def note_download(snapshot: Path, weights: Sequence[str], new: Collection[str]) 
 
 
 def evict(need: int, limit: int | None, in_use: Collection[Path], later: Sequence[Path]) -> bool:
-    """Delete weights that valuegrad downloaded until `need` more bytes fit; whether they do.
-
-    What is not asked for any more goes first, the least recently used before others; then the
-    `later` snapshots, the last one first. Nothing is deleted where that would not be enough.
-    """
+    """Delete weights that valuegrad downloaded until `need` more bytes fit, or none; whether so."""
     if limit is None:
         return True
     stay, gone = downloaded(), set[Path]()
     place = {snapshot: -i for i, snapshot in enumerate(later)}
+    # First what is not asked for any more, least recently used ahead; then `later`, the last ahead.
     queue = [snapshot for snapshot in stay if snapshot not in in_use]
     queue.sort(key=lambda snapshot: place.get(snapshot, -len(later)))
     while need + _size(stay.values()) > limit:
