@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -43,11 +44,6 @@ class Recipe:
     # source code, one a line; with any, each digit is a token of its own.
     arithmetic: float = 0.0
     digits: int = 2
-
-    def settings(self) -> dict[str, object]:
-        """What decides the weights, by name: the fields that are in use."""
-        unused = () if self.arithmetic else ("arithmetic", "digits")
-        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def rate(self, step: int) -> float:
         """The learning rate at a step: a linear rise, level, and a linear fall to a tenth."""
@@ -84,19 +80,16 @@ def pretrain(
     folder = Path(folder)
     saved = range(recipe.every, recipe.steps + 1, recipe.every)
     checkpoints = [folder / f"step{step}" for step in saved]
-    _claim(folder, {"recipe": recipe.settings(), "seed": seed})
+    _claim(folder, recipe, seed)
     if all((path / "model.safetensors").is_file() for path in checkpoints):
         return checkpoints
     texts = text.standard_library()
     tokenizer = text.byte_level_bpe(texts, recipe.vocabulary, single_digits=recipe.arithmetic > 0)
     run = _Run(recipe, seed, torch.device(device), tokenizer.get_vocab()[text.END])
-    step = run.resume(folder / "resume.pt")
-    batches = _batches(tokenizer, texts, recipe, seed)
-    for _ in range(step):
-        next(batches)
-    while step < recipe.steps:
-        step += 1
-        loss = run.step(step, next(batches))
+    done = run.resume(folder / "resume.pt")
+    batches = islice(_batches(tokenizer, texts, recipe, seed), done, recipe.steps)
+    for step, batch in enumerate(batches, done + 1):
+        loss = run.step(step, batch)
         if not math.isfinite(loss):
             raise RunError(f"the loss became {loss} at step {step}; lower the learning rate")
         if step % recipe.every == 0:
@@ -118,12 +111,9 @@ class _Run:
             intermediate_size=recipe.feed_forward,
             num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
             max_position_embeddings=max(512, recipe.sequence),
-            tie_word_embeddings=False,
             pad_token_id=end,
             eos_token_id=end,
-            bos_token_id=None,
         )
         self.model = Olmo2ForCausalLM(config).to(device)
         blocks = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
@@ -194,10 +184,12 @@ def _batches(tokenizer: Tokenizer, texts: list[str], recipe: Recipe, seed: int) 
         yield torch.cat(both)
 
 
-def _claim(folder: Path, settings: dict[str, object]) -> None:
+def _claim(folder: Path, recipe: Recipe, seed: int) -> None:
     """Mark a folder as this run's, or refuse one that is another's."""
     mark = folder / "pretrain.json"
-    resolved = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    unused = set() if recipe.arithmetic else {"arithmetic", "digits"}
+    used = {name: value for name, value in asdict(recipe).items() if name not in unused}
+    resolved = json.dumps({"recipe": used, "seed": seed}, indent=2, sort_keys=True) + "\n"
     if mark.is_file():
         if mark.read_text("utf-8") != resolved:
             got = f"{folder}, which holds a run with another recipe or seed ({mark})"

@@ -73,13 +73,11 @@ def code_sequences(
 def problem_sequences(
     tokenizer: Tokenizer, length: int, rows: int, digits: int, seed: int
 ) -> Iterator[Tensor]:
-    """Endless batches (rows, length + 1) of additions, one a line.
-
-    Each row begins with a whole one: a model needs to have met a prompt that is nothing else.
-    """
+    """Endless batches (rows, length + 1) of additions, one a line."""
     problems = training_problems(random.Random(f"pretraining {seed}"), digits=digits)
     fewest = len("0+0=0\n")
     while True:
+        # Each row begins with a whole one: a model needs to have met a prompt that is nothing else.
         texts = [
             "".join(f"{e.prompt}{e.answer}\n" for e in islice(problems, length // fewest + 1))
             for _ in range(rows)
