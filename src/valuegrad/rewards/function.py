@@ -103,7 +103,8 @@ def _extras(
     function: Callable[..., Any], completion_ids: Sequence[Sequence[int]] | None
 ) -> dict[str, Any]:
     """What TRL adds to the columns, as far as a function takes it."""
-    extras: dict[str, Any] = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore}
+    extras: dict[str, Any] = dict.fromkeys(("log_extra", "log_metric"), lambda *_, **__: None)
+    extras["trainer_state"] = None
     if completion_ids is not None:
         extras["completion_ids"] = [list(ids) for ids in completion_ids]
     try:
@@ -113,10 +114,6 @@ def _extras(
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return extras
     return {p.name: extras[p.name] for p in parameters if p.name in extras}
-
-
-def _ignore(*_: object, **__: object) -> None:
-    pass
 
 
 def _awaited(value: Any) -> Any:

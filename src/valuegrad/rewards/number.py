@@ -31,11 +31,8 @@ _FRACTION = re.compile(r"([0-9])?\\[dt]?frac\s*\{\s*([0-9.,]+)\s*\}\s*\{\s*([0-9
 
 def number(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     """Reward 1 where the last number of a completion equals the answer's last number, else 0."""
-    pairs = zip(completions, answer, strict=True)
-    return [
-        float((found := last_number(completion)) is not None and found == last_number(right))
-        for completion, right in pairs
-    ]
+    pairs = zip(map(last_number, completions), map(last_number, answer), strict=True)
+    return [float(found is not None and found == right) for found, right in pairs]
 
 
 def last_number(text: str) -> Fraction | None:

@@ -33,10 +33,6 @@ _inside = False  # whether this is such a process
 class EndedError(RunError):
     """The process was ended by the limit, or ended with a code, before it had a result."""
 
-    def __init__(self, how: str, code: int | None = None) -> None:
-        super().__init__(how)
-        self.code = code
-
 
 class Worker:
     """One process that calls functions in turn: started when needed, replaced when it has ended.
@@ -91,7 +87,7 @@ class Worker:
         try:
             return float(self._result(future))
         except EndedError as error:
-            if error.code == -signal.SIGPROF:
+            if getattr(error.__cause__, "exitcode", None) == -signal.SIGPROF:
                 return 0.0
             raise RunError(f"{self.library} met {error}") from error
 
@@ -105,7 +101,7 @@ class Worker:
             raise EndedError(f"no result within {error.args[1]:g} s") from error
         except (ProcessExpired, BrokenProcessPool) as error:
             code = getattr(error, "exitcode", None)
-            raise EndedError(f"the end of its process (code {code})", code) from error
+            raise EndedError(f"the end of its process (code {code})") from error
         if fault:
             raise RunError(fault)
         return value
