@@ -85,11 +85,7 @@ def gym_task(
 
 @dataclass(frozen=True)
 class GymVerifier:
-    """Reward 1 where the data set's verifier gives a completion the threshold or more, else 0.
-
-    The answer is what stands in the last ``<answer></answer>``, or the whole completion, stripped.
-    One that the verifier raises on, or that keeps it busy for too long, earns 0.
-    """
+    """Reward 1 where the data set's verifier gives a completion the threshold or more, else 0."""
 
     name: str
     seed: int
@@ -98,6 +94,7 @@ class GymVerifier:
 
     def __call__(self, completions: list[str], index: list[int], **_: object) -> list[float]:
         """A reward for each completion."""
+        # The answer is what stands in the last tag, or the whole completion.
         items = [
             (self.name, self.seed, (_TAGGED.findall(text) or [text])[-1].strip(), self.entries[i])
             for text, i in zip(completions, index, strict=True)
@@ -112,10 +109,9 @@ def _examples(name: str, seed: int, limit: int, entries: list[dict[str, Any]]) -
     try:
         for start in range(0, limit, CHUNK):
             for entry in maker.call(_items, name, seed, limit, range(limit)[start : start + CHUNK]):
-                columns = {"index": len(entries)}
-                entries.append(entry)
                 answer = "" if entry["answer"] is None else str(entry["answer"])
-                yield Example(str(entry["question"]).strip(), answer, columns)
+                entries.append(entry)
+                yield Example(str(entry["question"]).strip(), answer, {"index": len(entries) - 1})
     except RunError as error:
         got = f"'{PREFIX}{name}', which cannot be made ({error})"
         wanted = "a data set that needs no configuration"

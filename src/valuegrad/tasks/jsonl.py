@@ -106,8 +106,7 @@ def _example(place: str, line: str, names: tuple[str, str], kept: tuple[str, ...
     prompt, answer = (row.get(name) for name in names)
     if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
         answer = str(answer)
-    kinds = ("text", "text or number")
-    for name, text, kind in zip(names, (prompt, answer), kinds, strict=True):
+    for name, text, kind in zip(names, (prompt, answer), ("text", "text or number"), strict=True):
         if not isinstance(text, str) or not text:
             got = f"{'no' if name not in row else 'an unusable'} field {name!r}"
             fix = f"mend the line, or name the field (it has: {', '.join(map(str, row))})"

@@ -113,26 +113,22 @@ def _used(settings: TaskSettings, made_by: Callable[..., Task], *others: str) ->
     parameters = set(inspect.signature(made_by).parameters) - _OF_EVERY_TASK
     for field in fields(settings):
         value = getattr(settings, field.name)
-        used = {*parameters, *others, *_OF_EVERY_TASK}
-        if field.name not in used and value != field.default:
+        if field.name not in {*parameters, *others, *_OF_EVERY_TASK} and value != field.default:
             # A seed alone could be that of RL.
             argument = "task_seed" if field.name == "seed" else field.name
             wanted = f"none for {settings.name}, which does not read it"
-            fix = _INSTEAD.get(field.name, "leave it out")
-            raise UserError(argument, repr(value), wanted, fix)
+            raise UserError(argument, repr(value), wanted, _INSTEAD.get(field.name, "leave it out"))
     return {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in parameters}
 
 
 def probe_reward(task: Task) -> None:
-    """Call a task's reward on two prompts, each answered rightly and not at all, before any work.
-
-    The token ids are made up: no model is there yet.
-    """
+    """Call a task's reward on two prompts, answered rightly and not at all, before any work."""
     if isinstance(task.reward, Exact):
         return
     examples = [e for e in (*task.evaluation, *task.train)[:2] for _ in range(2)]
     completions = [e.answer if i % 2 == 0 else "" for i, e in enumerate(examples)]
-    values = task.reward(examples, completions, [list(c.encode()) for c in completions])
+    made_up_ids = [list(c.encode()) for c in completions]  # no model is there yet
+    values = task.reward(examples, completions, made_up_ids)
     for example, completion, value in zip(examples, completions, values, strict=True):
         if task.reward.binary and completion and value != 1:
             got = f"{value:g} for the right answer {completion!r} of prompt {example.prompt!r}"
