@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]
 _REPORT_SECONDS = 0.5
 
 
-class Downloads:
+class Downloads(AbstractContextManager["Downloads"]):
     """Has checkpoints of the hub here; used as a context. Local ones pass through.
 
     What valuegrad downloaded takes at most `cache_limit` bytes. The progress callback gets what is
@@ -28,9 +28,6 @@ class Downloads:
         self._limit, self._progress = cache_limit, progress
         self._running: dict[HubCommit, tuple[Future[Path], Transfer]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="download")
-
-    def __enter__(self) -> "Downloads":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for _future, transfer in self._running.values():

@@ -1,8 +1,4 @@
-"""What the embedded default is pretrained on: real source code, and arithmetic problems beside it.
-
-The code is the running Python's own standard library. The problems are of the training side of
-`valuegrad.tasks.arithmetic`, so that no pretrained model has seen a prompt that it is measured on.
-"""
+"""What the embedded default is pretrained on: real source code, and arithmetic problems."""
 
 import random
 import sysconfig

@@ -16,11 +16,7 @@ _MARKS = ("$", "\\boxed", "\\(", "\\[")
 
 
 def mathematics(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
-    """Reward 1 where the boxed or last expression of a completion equals its answer, else 0.
-
-    An answer is an expression, LaTeX, or a text that ends in it; what stands before ``####`` is
-    left out. A completion that keeps math-verify busy for too long is wrong.
-    """
+    """Reward 1 where the boxed or last expression of a completion equals its answer, else 0."""
     return _WORKER.scores(_equal, zip(completions, answer, strict=True))
 
 
@@ -48,6 +44,7 @@ def _readable(answer: str) -> float:
 
 @cache
 def _right(answer: str) -> list[Any]:
+    """What math-verify reads in an answer, or in what stands after its last ``####``."""
     return _expressions(answer.rsplit("####", 1)[-1])
 
 

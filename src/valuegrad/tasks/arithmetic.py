@@ -1,7 +1,8 @@
 """Arithmetic, generated: ``37+48=`` is to be continued with ``85`` and a line break.
 
 Of all problems with operands of up to so many digits a fixed quarter, decided by each problem's
-text, is held out whatever the seed and the counts, also from `training_problems`.
+text, is held out whatever the seed and the counts: a model that was pretrained on
+`training_problems` has seen none of the prompts that any task measures on.
 """
 
 import operator
