@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any
 
 from huggingface_hub import HfApi, RepoFile, errors, snapshot_download
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from tqdm.std import tqdm
 
 from valuegrad.checkpoints.checkpoint import HubCommit, cache_folder

@@ -132,10 +132,9 @@ class _Run:
         loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        rate = self.recipe.rate(step)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = self.recipe.rate(step)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         return float(loss.detach())

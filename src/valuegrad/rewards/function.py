@@ -9,7 +9,7 @@ import numbers
 import re
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,16 +119,13 @@ def _extras(
 def _awaited(value: Any) -> Any:
     if not inspect.isawaitable(value):
         return value
+    whole = asyncio.wait_for(value, timeout=None)  # a coroutine, as `asyncio.run` wants
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_result(value))
+        return asyncio.run(whole)
     with ThreadPoolExecutor(1) as thread:  # a notebook's own loop runs in this one
-        return thread.submit(asyncio.run, _result(value)).result()
-
-
-async def _result(value: Awaitable[Any]) -> Any:
-    return await value
+        return thread.submit(asyncio.run, whole).result()
 
 
 def _place(error: BaseException, function: Callable[..., Any]) -> str:

@@ -1,12 +1,10 @@
 """The reward `math`: a completion's mathematical answer equals the right one, by math-verify."""
 
-import importlib.util
 import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from valuegrad.errors import UserError
 from valuegrad.rewards.worker import Worker
 
 _WORKER = Worker("math_verify")
@@ -23,13 +21,6 @@ def mathematics(completions: Sequence[str], answer: Sequence[str], **_: object) 
 def readable(answer: str) -> bool:
     """Whether math-verify makes something of an answer."""
     return _WORKER.scores(_readable, [(answer,)]) == [1.0]
-
-
-def check_installed() -> None:
-    """Refuse to go on without math-verify."""
-    if importlib.util.find_spec("math_verify") is None:
-        got, fix = "'math' without math-verify installed", "pip install 'valuegrad[math]'"
-        raise UserError("reward", got, "the extra that holds it", fix)
 
 
 def _equal(completion: str, answer: str) -> float:

@@ -1,6 +1,6 @@
 """From the name of a reward to the reward; the user's functions run in a process of their own."""
 
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from valuegrad.errors import UserError, check_positive, suggestion
-from valuegrad.rewards import mathematics
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward
+from valuegrad.rewards.mathematics import mathematics
 from valuegrad.rewards.number import number
 from valuegrad.rewards.worker import EndedError, Worker
 
@@ -79,8 +79,10 @@ def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward 
     if name == "number":
         return FunctionReward(name, number, binary=True, version=_NUMBER)
     if name == "math":
-        mathematics.check_installed()
-        return FunctionReward(name, mathematics.mathematics, binary=True, version=_MATH)
+        if importlib.util.find_spec("math_verify") is None:
+            got, fix = "'math' without math-verify installed", "pip install 'valuegrad[math]'"
+            raise UserError("reward", got, "the extra that holds it", fix)
+        return FunctionReward(name, mathematics, binary=True, version=_MATH)
     module, _, function = name.partition(":")
     if not module or not function:
         fix = suggestion(name, NAMES, "use one of those")

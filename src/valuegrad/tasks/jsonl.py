@@ -103,7 +103,7 @@ def _example(place: str, line: str, names: tuple[str, str], kept: tuple[str, ...
         raise UserError(place, f"malformed JSON ({error})", "one JSON object", "mend it") from error
     if not isinstance(row, dict):
         raise UserError(place, f"a {type(row).__name__}", "one JSON object", "mend the line")
-    prompt, answer = (row.get(name) for name in names)
+    prompt, answer = (row.get(name, "") for name in names)
     if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
         answer = str(answer)
     for name, text, kind in zip(names, (prompt, answer), ("text", "text or number"), strict=True):

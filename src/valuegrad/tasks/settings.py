@@ -77,31 +77,28 @@ class TaskSettings:
 
 def build_task(settings: TaskSettings) -> Task:
     """Make the task that settings name, and try its reward on two prompts."""
-    task = _built(settings)
+    name = settings.name
+    if name == "label-copy":
+        task = label_copy(**_used(settings, label_copy))
+    elif name == "arithmetic":
+        options = _used(settings, arithmetic, "reward", "reward_timeout")
+        reward = reward_named(settings.reward, settings.reward_timeout)
+        task = replace(arithmetic(**options), reward=reward)
+    elif name.startswith(gym.PREFIX):
+        options = _used(settings, gym.gym_task)
+        options["prompt_template"] = options["prompt_template"] or gym.TEMPLATE
+        task = gym.gym_task(name.removeprefix(gym.PREFIX), **options)
+    elif name.endswith(".jsonl") or Path(name).is_file():
+        task = jsonl_task(name, **_used(settings, jsonl_task))
+    else:
+        fix = suggestion(name, KINDS, "use one of those")
+        raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
     if settings.max_tokens is not None:
         task = replace(task, max_tokens=settings.max_tokens)
     if settings.stop is not None:
         task = replace(task, stop=settings.stop or None)
     probe_reward(task)
     return task
-
-
-def _built(settings: TaskSettings) -> Task:
-    name = settings.name
-    if name == "label-copy":
-        return label_copy(**_used(settings, label_copy))
-    if name == "arithmetic":
-        options = _used(settings, arithmetic, "reward", "reward_timeout")
-        reward = reward_named(settings.reward, settings.reward_timeout)
-        return replace(arithmetic(**options), reward=reward)
-    if name.startswith(gym.PREFIX):
-        options = _used(settings, gym.gym_task)
-        options["prompt_template"] = options["prompt_template"] or gym.TEMPLATE
-        return gym.gym_task(name.removeprefix(gym.PREFIX), **options)
-    if name.endswith(".jsonl") or Path(name).is_file():
-        return jsonl_task(name, **_used(settings, jsonl_task))
-    fix = suggestion(name, KINDS, "use one of those")
-    raise UserError("task", repr(name), f"{', '.join(KINDS)} or a JSONL file", fix)
 
 
 _OF_EVERY_TASK = {"name", "max_tokens", "stop"}
