@@ -36,8 +36,7 @@ def byte_level_bpe(texts: list[str], size: int, *, single_digits: bool = False) 
     """Train a byte-level BPE of a given size, with one special token, `END`."""
     tokenizer = Tokenizer(models.BPE())
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    split = pre_tokenizers.Sequence([digits, bytes_])
+    split = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_])
     tokenizer.pre_tokenizer = split if single_digits else bytes_
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

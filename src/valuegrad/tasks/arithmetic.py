@@ -57,10 +57,8 @@ def arithmetic(
     _check(operation, digits)
     check_template("prompt_template", prompt_template, "prompt")
     splits = {}
-    for argument, count, side in (
-        ("train_prompts", train_prompts, "training"),
-        ("prompts", prompts, "held-out"),
-    ):
+    for argument, count in (("train_prompts", train_prompts), ("prompts", prompts)):
+        side = "held-out" if argument == "prompts" else "training"
         rng = random.Random(f"arithmetic {seed} {argument}")
         found: list[Example] = []
         seen: set[str] = set()
