@@ -1,6 +1,6 @@
 """What can go wrong, in two kinds: the request was wrong, or the run failed.
 
-Messages put arguments in backticks ("raise `rollouts`"); the command line shows them as flags.
+Messages name arguments, others in backticks: "raise `rollouts`". The command line shows flags.
 """
 
 import difflib

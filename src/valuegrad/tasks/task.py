@@ -43,10 +43,8 @@ class Task:
     @property
     def sha256(self) -> str:
         """Hash of everything that decides a measurement: prompts, answers, splits and reward."""
-        rows = [
-            [(e.prompt, e.answer, dict(e.columns)) for e in split]
-            for split in (self.train, self.evaluation)
-        ]
+        sides = (self.train, self.evaluation)
+        rows = [[(e.prompt, e.answer, dict(e.columns)) for e in side] for side in sides]
         limits = [x for x in (self.max_tokens, self.stop) if x is not None]
         text = json.dumps([rows, self.reward.identity, *limits], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
