@@ -71,10 +71,9 @@ def answer_gradients(policy: Policy, prompts: Prompts, site: Site = "final") -> 
             finals = batch.final_states(policy)
             log_p = _log_probabilities(policy, prompts, batch, finals)
             # The backward pass of every prompt's sum at once: no prompt sees another.
-            at = finals if site == "final" else states[site]
-            (found,) = torch.autograd.grad(log_p.sum(), at)
+            (found,) = torch.autograd.grad(log_p.sum(), states[site])
         log_v[batch.into] = log_p.detach()
-        gradient[batch.into] = found if site == "final" else found[batch.at]
+        gradient[batch.into] = found[batch.at]
         final[batch.rows] = finals.detach()[batch.step == 0]
     # log V_t = Σ_{k≥t} log π_k: a sum from the end.
     value = log_v.flip(1).cumsum(1).flip(1).exp().where(mask, 0.0)

@@ -68,10 +68,6 @@ def enumerate_completions(
     last = len(prefix) - 1
     with shared_leaf(policy, site, last) as leaves:
         final = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        if site == "final":
-            leaves.append(final[0, last].detach().requires_grad_())
-            final = final.detach().clone()
-            final[:, last] = leaves[0]
         scored = logits(policy, final[:, last:]).log_softmax(-1)
     head_logp = scored[:, :-1].gather(2, ids[:, last + 1 :, None]).sum((1, 2))
     logp = (head_logp[:, None] + scored[:, -1]).flatten()

@@ -104,7 +104,6 @@ def relaxed_costates(
             given,
             detached=detached,
             during=lambda t: shifted(policy, site, -1, shift[t]),
-            after=lambda t, cache, h: (cache, h + shift[t] if site == "final" else h),
         )
         return torch.autograd.grad(value, shift)[0], tokens, value
 

@@ -1,13 +1,11 @@
-"""Hidden states at sites: reading them, and cutting the graph there.
-
-Sites are theory's: ``"embedding"`` (input of block 0), ``0 … L−1`` (residual stream after that
-block), ``"final"`` (what the output head reads).
+"""Hidden states at sites: reading them, changing them, and cutting the graph there.
 
 B sequences · S tokens · D width
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,32 +42,23 @@ def without_parameter_gradients(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recorded(policy: Policy, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
-    """While open, keep the states (B, S, D) at sites below ``"final"`` of the next forward pass.
+    """While open, keep the states (B, S, D) at sites of the next forward pass.
 
     Parameters require no gradients meanwhile and the input of block 0 is a leaf that does, so that
     a backward pass through the graph forms no parameter gradient.
     """
     states: dict[Site, Tensor] = {}
 
-    def leaf(state: Tensor) -> Tensor:
-        states["embedding"] = state.detach().requires_grad_()
-        return states["embedding"]
+    def keep(site: Site, state: Tensor) -> Tensor:
+        states[site] = state.detach().requires_grad_() if site == "embedding" else state
+        return states[site]
 
-    def keep(site: Site) -> Callable[[Tensor], Tensor]:
-        def kept(state: Tensor) -> Tensor:
-            states[site] = state
-            return state
-
-        return kept
-
-    handles = [_hook(policy, "embedding", leaf)]
-    handles += [_hook(policy, s, keep(s)) for s in sites if s not in ("embedding", "final")]
-    try:
-        with without_parameter_gradients(policy.model), torch.enable_grad():
-            yield states
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for site in {"embedding", *sites}:
+            stack.enter_context(_changed(policy, site, partial(keep, site)))
+        stack.enter_context(without_parameter_gradients(policy.model))
+        stack.enter_context(torch.enable_grad())
+        yield states
 
 
 @contextmanager
@@ -77,7 +66,7 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
     """While open, the state (D,) at one position is one leaf for all rows of a forward pass.
 
     The rows must share the tokens up to that position. The forward pass puts the leaf into the list
-    that this yields; at ``"final"`` nothing is cut.
+    that this yields.
     """
     leaves: list[Tensor] = []
 
@@ -87,11 +76,8 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
         moved[:, position] = leaves[0]
         return moved
 
-    with (
-        without_parameter_gradients(policy.model),
-        torch.enable_grad(),
-        _changed(policy, site, cut),
-    ):
+    no_parameters = without_parameter_gradients(policy.model)
+    with no_parameters, torch.enable_grad(), _changed(policy, site, cut):
         yield leaves
 
 
@@ -99,10 +85,7 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
 def shifted(
     policy: Policy, site: Site, position: int, shift: Float[Tensor, " D"]
 ) -> Iterator[None]:
-    """While open, add a vector to the state at one position of every row.
-
-    At ``"final"`` nothing is added, for the caller has that state in hand.
-    """
+    """While open, add a vector to the state at one position of every row."""
 
     def add(state: Tensor) -> Tensor:
         moved = state.clone()
@@ -140,23 +123,23 @@ def site_to_final(
 
 @contextmanager
 def _changed(policy: Policy, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    handle = None if site == "final" else _hook(policy, site, change)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.remove()
-
-
-def _hook(policy: Policy, site: Site, change: Callable[[Tensor], Tensor]) -> Any:
-    """Replace the states at a site below ``"final"`` until the handle is removed."""
+    """While open, replace the states at a site."""
 
     def at_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (change(args[0]), *args[1:])
 
     def at_output(module: nn.Module, args: Any, output: Any) -> Any:
+        if site == "final":
+            output.last_hidden_state = change(output.last_hidden_state)
+            return output
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
     if site == "embedding":
-        return policy.blocks[0].register_forward_pre_hook(at_input)
-    return policy.blocks[int(site)].register_forward_hook(at_output)
+        handle = policy.blocks[0].register_forward_pre_hook(at_input)
+    else:
+        module = policy.model.base_model if site == "final" else policy.blocks[int(site)]
+        handle = module.register_forward_hook(at_output)
+    try:
+        yield
+    finally:
+        handle.remove()

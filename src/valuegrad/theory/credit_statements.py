@@ -55,10 +55,7 @@ def costate_statements(case: Case) -> Iterator[Statement]:
 def _objective(case: Case, site: Site, t: int, shift: Tensor) -> Tensor:
     """Σ_k Â_k log π(o_k|s_k) with the hidden vector h_t moved."""
     with shifted(case.policy, site, len(case.prompt) - 1 + t, shift):
-        finals = _scoring_states(case)
-    if site == "final":
-        finals[t] += shift
-    return _credited(case, finals)
+        return _credited(case, _scoring_states(case))
 
 
 @torch.no_grad()
