@@ -67,17 +67,14 @@ def scored_batches(
 
     ``past_end`` scores the token after the last one too, as where a stop token is to follow.
     """
-    for batch in batches([len(s) for s in sequences], tokens):
-        size = most_rows or len(batch)
-        for start in range(0, len(batch), size):
-            rows = batch[start : start + size]
-            where: list[tuple[int, int, int, int]] = []
-            for i, row in enumerate(rows):
-                first, sequence = prompt_lengths[row], sequences[row]
-                targets = [*sequence[first:], -1] if past_end else sequence[first:]
-                where += [(i, first - 1 + t, t, target) for t, target in enumerate(targets)]
-            index = torch.tensor(where, device=policy.device).view(-1, 4).unbind(1)
-            yield ScoredBatch(rows, right_padded(policy, [sequences[r] for r in rows]), *index)
+    for rows in batches([len(s) for s in sequences], tokens, most_rows=most_rows):
+        where: list[tuple[int, int, int, int]] = []
+        for i, row in enumerate(rows):
+            first, sequence = prompt_lengths[row], sequences[row]
+            targets = [*sequence[first:], -1] if past_end else sequence[first:]
+            where += [(i, first - 1 + t, t, target) for t, target in enumerate(targets)]
+        index = torch.tensor(where, device=policy.device).view(-1, 4).unbind(1)
+        yield ScoredBatch(rows, right_padded(policy, [sequences[r] for r in rows]), *index)
 
 
 def right_padded(policy: Policy, sequences: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
@@ -132,16 +129,25 @@ def head_chunks(policy: Policy, count: int) -> list[list[int]]:
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-def batches(lengths: Sequence[int], tokens: int | None = None) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int],
+    tokens: int | None = None,
+    *,
+    most_rows: int | None = None,
+    padded: bool = True,
+) -> list[list[int]]:
     """Row numbers sorted by length, in batches of at most ``tokens`` tokens with their padding.
 
-    A row that is longer makes a batch of its own. None takes `BATCH_TOKENS`.
+    A row that is longer makes a batch of its own. None takes `BATCH_TOKENS`, and any number of rows
+    in a batch. Where ``padded`` is false, the rows of a batch are of one length.
     """
     most = BATCH_TOKENS if tokens is None else tokens
     result: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if result and (len(result[-1]) + 1) * lengths[row] <= most:
-            result[-1].append(row)
+        last = result[-1] if result else []
+        fits = (len(last) + 1) * lengths[row] <= most and len(last) != most_rows
+        if last and fits and (padded or lengths[last[0]] == lengths[row]):
+            last.append(row)
         else:
             result.append([row])
     return result
@@ -149,12 +155,4 @@ def batches(lengths: Sequence[int], tokens: int | None = None) -> list[list[int]
 
 def equal_lengths(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Row numbers in batches of prompts of one length, so that none is padded."""
-    groups: dict[int, list[int]] = {}
-    for row, tokens in enumerate(prompts):
-        groups.setdefault(len(tokens), []).append(row)
-    cut = {length: max(1, BATCH_TOKENS // length) for length in groups}
-    return [
-        rows[start : start + cut[length]]
-        for length, rows in groups.items()
-        for start in range(0, len(rows), cut[length])
-    ]
+    return batches([len(p) for p in prompts], padded=False)
