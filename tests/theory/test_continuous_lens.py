@@ -1,7 +1,5 @@
 """The statements of the continuous lens, and that a wrong one is seen."""
 
-import dataclasses
-
 import pytest
 
 from valuegrad.theory import continuous_lens
@@ -34,8 +32,8 @@ def test_a_wrong_side_of_the_lemma_is_seen(monkeypatch):
     true = continuous_lens.sides
 
     def shifted(*given):
-        found = true(*given)
-        return dataclasses.replace(found, pathwise=found.pathwise + 1e-6)
+        by_score, pathwise = true(*given)
+        return by_score, pathwise + 1e-6
 
     monkeypatch.setattr(continuous_lens, "sides", shifted)
     wrong = {s.source for s in control_statements() if s.form == "corrected" and not s.holds}

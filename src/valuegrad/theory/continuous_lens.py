@@ -61,10 +61,8 @@ def _costates(problem: ControlProblem) -> Iterator[Statement]:
     left, size = (
         float(torch.einsum("n,ntus->tus", weight, x).norm()) for x in (by_gains, by_gains.abs())
     )
-    name, note = (
-        "expected BPTT gradient is zero at Riccati's gains",
-        f"its terms are of size {size:.2g}",
-    )
+    name = "expected BPTT gradient is zero at Riccati's gains"
+    note = f"its terms are of size {size:.2g}"
     yield Statement(name, "Eq. 7", left, 0.0, left / size, EXACT, note=note)
 
 
@@ -83,37 +81,35 @@ def _lemma() -> Iterator[Statement]:
     def advantage(a: float) -> float:
         return (reward(a) - centre) / spread
 
-    rows: list[tuple[str, str, str, Signal, Signal]] = [
-        (f"score function = pathwise, {noise} noise", "Lemma 1", noise, reward, slope)
-        for noise in NOISES
-    ]
-    rows += [
+    for noise in NOISES:
+        name = f"score function = pathwise, {noise} noise"
+        yield equality(name, "Lemma 1", *sides(noise, mean, reward, slope), QUADRATURE)
+    rows: tuple[tuple[str, str, Signal, Signal, Form], ...] = (
         (
             "E[Â h ∂log π] = Â E[∂h/∂a] for a constant Â and any signal h",
             "Correction D",
-            "Gaussian",
             lambda a: coefficient * (reward(a) - baseline) ** 2,
             lambda a: 2 * coefficient * (reward(a) - baseline) * slope(a),
+            "corrected",
         ),
         (
             "E[Â ∂log π] = E[∂r/∂a] / σ for the advantage of the sampled action",
             "Correction D",
-            "Gaussian",
             advantage,
             lambda a: slope(a) / spread,
+            "corrected",
         ),
         (
             "E[Â r ∂log π] = E[Â ∂r/∂a] for the advantage of the sampled action",
             "Eq. 11",
-            "Gaussian",
             lambda a: advantage(a) * reward(a),
             lambda a: advantage(a) * slope(a),
+            "paper",
         ),
-    ]
-    for name, source, noise, signal, derivative in rows:
-        found = sides(noise, mean, signal, derivative)
-        form: Form = "paper" if source == "Eq. 11" else "corrected"
-        yield equality(name, source, found.score_function, found.pathwise, QUADRATURE, form=form)
+    )
+    for name, source, signal, slope_of_signal, form in rows:
+        both = sides("Gaussian", mean, signal, slope_of_signal)
+        yield equality(name, source, *both, QUADRATURE, form=form)
 
 
 def _corollary(problem: ControlProblem) -> Iterator[Statement]:
