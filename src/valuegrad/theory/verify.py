@@ -10,31 +10,20 @@ import torch
 
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
+from valuegrad.theory import continuous_lens, credit_statements, gap_statements
 from valuegrad.theory.case import Case, make_case
-from valuegrad.theory.continuous_lens import control_statements
-from valuegrad.theory.credit_statements import (
-    costate_statements,
-    recursion_statements,
-    value_gradient_statements,
-)
-from valuegrad.theory.gap_statements import (
-    attention_statements,
-    impact_statements,
-    sampling_gap_statements,
-    theorem_one_statements,
-)
 from valuegrad.theory.settings import PROMPT
 from valuegrad.theory.statement import Statement
 
 PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
-    "costates": costate_statements,
-    "adjoint recursion": recursion_statements,
-    "value gradients": value_gradient_statements,
-    "sampling gap": sampling_gap_statements,
-    "attention paths": attention_statements,
-    "Theorem 1": theorem_one_statements,
-    "impact": impact_statements,
-    "continuous lens": lambda case: control_statements(case.seed),
+    "costates": credit_statements.costate_statements,
+    "adjoint recursion": credit_statements.recursion_statements,
+    "value gradients": credit_statements.value_gradient_statements,
+    "sampling gap": gap_statements.sampling_gap_statements,
+    "attention paths": gap_statements.attention_statements,
+    "Theorem 1": gap_statements.theorem_one_statements,
+    "impact": gap_statements.impact_statements,
+    "continuous lens": lambda case: continuous_lens.control_statements(case.seed),
 }
 
 
