@@ -72,12 +72,6 @@ def of_function(
     return operator(shape, derivative(pulled, cotangent), derivative(value, leaf), point)
 
 
-def embedding_table(policy: Policy) -> Float[Tensor, "V D"]:
-    """E, a row for each token that the head scores."""
-    table: Tensor = policy.model.get_input_embeddings().weight.detach()
-    return table[: policy.head.shape[0]]
-
-
 def step_jacobian(policy: Policy, cache: Cache, token: int) -> LinearOperator:
     """∂h_{t+1}^final/∂e_t: from a token's embedding to the state at ``"final"`` that reads it.
 
@@ -92,9 +86,8 @@ def step_jacobian(policy: Policy, cache: Cache, token: int) -> LinearOperator:
     Example:
         ``spectral_norm(step_jacobian(policy, cache, 17))``
     """
-    embedding = policy.model.get_input_embeddings().weight[token].detach()
     with without_parameter_gradients(policy.model):
-        return of_function(lambda e: decode_embedding(policy, cache, e)[1], embedding)
+        return of_function(lambda e: decode_embedding(policy, cache, e)[1], policy.embedding[token])
 
 
 def sampling_jacobian(
@@ -114,7 +107,7 @@ def sampling_jacobian(
     Example:
         ``spectral_norm(sampling_jacobian(policy, step, p, 1.0))``
     """
-    head, embedding = policy.head, embedding_table(policy)
+    head, embedding = policy.head, policy.embedding
     weight, total = (p.detach() / temperature).to(head), p.detach().to(head)
 
     def sample(rows: Float[Tensor, "m V"]) -> Float[Tensor, "m V"]:

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.credit.jacobians import embedding_table
 from valuegrad.errors import UserError, check_positive
 from valuegrad.model.cache import Cache, decode_embedding, prefill
 from valuegrad.model.policy import Policy, Site, logits
@@ -129,13 +128,11 @@ class Relaxed:
         check_positive("temperature", self.temperature, "use 1.0")
         if length < 1:
             raise UserError("length", str(length), "1 or more", "ask for at least one step")
-        table = embedding_table(policy)
+        table = policy.embedding
         rows = len(table)
         if not self.prompt or not all(0 <= token < rows for token in self.prompt):
-            got, wanted = (
-                f"{len(self.prompt)} token ids",
-                f"at least one, each from 0 to {rows - 1}",
-            )
+            got = f"{len(self.prompt)} token ids"
+            wanted = f"at least one, each from 0 to {rows - 1}"
             raise UserError("prompt", got, wanted, "encode it with the policy's tokenizer")
         # The last soft token is rewarded and never read.
         if len(self.prompt) + length - 1 > policy.context:
@@ -165,7 +162,7 @@ def roll_out(
 
     `during` is open while step t runs, and `after` may replace the state (c_t, h_t) that it made.
     """
-    policy, table, soft = given.policy, embedding_table(given.policy), list[Tensor]()
+    policy, table, soft = given.policy, given.policy.embedding, list[Tensor]()
     with without_parameter_gradients(policy.model):
         for t in range(given.length):
             with during(t):

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from valuegrad.credit.bounds import bounds, entropy
-from valuegrad.credit.jacobians import (
-    embedding_table,
-    sampling_jacobian,
-    spectral_norm,
-    step_jacobian,
-)
+from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
 from valuegrad.errors import UserError, check_positive
 from valuegrad.model.cache import first_positions, prefill
 from valuegrad.model.policy import Policy, logits
@@ -144,5 +139,5 @@ def table_norms(policy: Policy) -> tuple[float, float]:
             gram += wide.mT @ wide
         return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0).sqrt())
 
-    table, head_norm = embedding_table(policy), norm(policy.head)
-    return head_norm if table.data_ptr() == policy.head.data_ptr() else norm(table), head_norm
+    head_norm, tied = norm(policy.head), policy.embedding.data_ptr() == policy.head.data_ptr()
+    return head_norm if tied else norm(policy.embedding), head_norm

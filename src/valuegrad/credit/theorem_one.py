@@ -18,12 +18,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from valuegrad.credit.cache_recursion import flat_cache, paired
-from valuegrad.credit.jacobians import (
-    embedding_table,
-    of_function,
-    sampling_jacobian,
-    spectral_norm,
-)
+from valuegrad.credit.jacobians import of_function, sampling_jacobian, spectral_norm
 from valuegrad.credit.relaxed import Relaxed, Reward, gumbel_noise, roll_out
 from valuegrad.errors import UserError
 from valuegrad.model.cache import Cache, decode_embedding
@@ -132,7 +127,7 @@ def _chain(
         return spectral_norm(sampled) * float(after.norm())
 
     for t, (cache, y, after) in enumerate(zip(caches, soft, costates[1:], strict=False)):
-        e = y @ embedding_table(policy)
+        e = y @ policy.embedding
         gaps.append(withheld(of_function(partial(_made, policy, cache), e), y, after))
         if t == 0:
             step = of_function(partial(_final, policy, cache), e)

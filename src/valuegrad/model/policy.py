@@ -22,12 +22,7 @@ from valuegrad.errors import UserError
 from valuegrad.model.precision import use_true_float64
 
 Site = int | str
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +59,12 @@ class Policy:
     def head(self) -> Float[Tensor, "V D"]:
         """The output head W: logits are W h plus `head_bias`."""
         return self.model.get_output_embeddings().weight.detach()  # type: ignore[no-any-return]
+
+    @property
+    def embedding(self) -> Float[Tensor, "V D"]:
+        """The embedding matrix E, a row for each token that the head scores."""
+        table = self.model.get_input_embeddings().weight.detach()
+        return table[: self.head.shape[0]]  # type: ignore[no-any-return]
 
     @property
     def head_bias(self) -> Float[Tensor, " V"] | None:
@@ -135,7 +136,7 @@ def load_policy(
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, **trusted)
         model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, config=config, dtype=DTYPES[dtype], use_safetensors=True, **trusted
+            checkpoint.path, config=config, dtype=dtype, use_safetensors=True, **trusted
         )
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         got = f"a folder that transformers cannot load ({_first_line(error)})"
