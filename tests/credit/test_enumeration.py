@@ -12,9 +12,9 @@ from valuegrad.credit.costates import costates
 from valuegrad.credit.enumeration import (
     enumerate_completions,
     enumerated_value_gradient,
-    rollout_scores,
     sampled_value_gradient,
 )
+from valuegrad.credit.scores import scored
 from valuegrad.errors import UserError
 
 VOCABULARY, LENGTH, PROMPT = 6, 3, [3, 1, 4]
@@ -82,7 +82,9 @@ def test_enumeration_equals_the_mean_costate_and_differences(tiny_policy, archit
 def test_the_sampled_gradient_is_unbiased(tiny_policy):
     policy, rewards = tiny_policy("llama"), reward_table()
     found = enumerate_completions(policy, PROMPT, LENGTH, 0)
-    scores, p = rollout_scores(policy, PROMPT, found.tokens, 0), found.probability.detach()
+    sequences = [PROMPT + completion for completion in found.tokens.tolist()]
+    scores = scored(policy, sequences, len(PROMPT), 0).total[:, 0]
+    p = found.probability.detach()
     which = torch.multinomial(
         p, 32_000, replacement=True, generator=torch.Generator().manual_seed(0)
     )

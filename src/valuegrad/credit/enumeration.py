@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.credit.scores import scored
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import check_site, shared_leaf
@@ -93,14 +92,6 @@ def enumerated_value_gradient(
     value = (enumeration.probability * rewards).sum()
     (gradient,) = torch.autograd.grad(value, enumeration.state, retain_graph=True)
     return gradient
-
-
-def rollout_scores(
-    policy: Policy, prefix: Sequence[int], tokens: Int[Tensor, "N T"], site: Site = "final"
-) -> Float[Tensor, "N D"]:
-    """∂/∂h Σ_k log π(o_k|s_k) of completions, h at the prefix's last token: costates of Â = 1."""
-    sequences = [[*prefix, *completion] for completion in tokens.tolist()]
-    return scored(policy, sequences, len(prefix), site).total[:, 0]
 
 
 def sampled_value_gradient(

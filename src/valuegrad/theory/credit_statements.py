@@ -7,13 +7,11 @@ from torch import Tensor
 
 from valuegrad.credit.cache_recursion import cache_costates, one_step_costates, unrolled_costates
 from valuegrad.credit.costates import costates_at
-from valuegrad.credit.enumeration import (
-    enumerate_completions,
-    enumerated_value_gradient,
-    rollout_scores,
-)
+from valuegrad.credit.enumeration import enumerate_completions, enumerated_value_gradient
+from valuegrad.credit.scores import scored
 from valuegrad.credit.squared_norm import squared_norm
 from valuegrad.credit.value_gradient import final_value_gradient
+from valuegrad.model.cache import prefill
 from valuegrad.model.policy import Site, logits
 from valuegrad.model.sites import shifted
 from valuegrad.theory.case import COMPLETION, Case
@@ -61,9 +59,8 @@ def _objective(case: Case, site: Site, t: int, shift: Tensor) -> Tensor:
 @torch.no_grad()
 def _scoring_states(case: Case) -> Tensor:
     """The states at ``"final"`` that score the completion."""
-    ids = torch.tensor([case.sequence], device=case.policy.device)
-    found: Tensor = case.policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return found[0, len(case.prompt) - 1 : -1]
+    _, finals = prefill(case.policy, case.sequence)
+    return finals[len(case.prompt) - 1 : -1]
 
 
 def _credited(case: Case, finals: Tensor) -> Tensor:
@@ -78,12 +75,12 @@ def recursion_statements(case: Case) -> Iterator[Statement]:
     """Eq. 15 over the cache state, where it is exact."""
     batch = case.batch()
     found = cache_costates(case.policy, case.sequence, len(case.prompt), case.advantages)
-    flat, oracle = (
+    sides = (
         torch.cat([x.flatten() for pair in cache for x in pair])
         for cache in (found.cache, unrolled_costates(case.policy, batch))
     )
     name = "adjoint recursion over the cache state = autograd"
-    yield equality(name, "Eq. 15, corrected", flat, oracle)
+    yield equality(name, "Eq. 15, corrected", *sides)
     (site,) = costates_at(case.policy, batch, ("embedding",), split=False).values()
     name = "recursion hands each token its total costate"
     yield equality(name, "Eq. 15, corrected", found.embedding, site.total[0, 1:])
@@ -94,12 +91,12 @@ def value_gradient_statements(case: Case) -> Iterator[Statement]:
     policy, prompt = case.policy, case.prompt
     count = policy.head.shape[0]
     rewards = torch.randn(count, generator=case.generator, dtype=torch.float64).to(policy.device)
-    every = torch.arange(count)[:, None]
+    every = [[*prompt, token] for token in range(count)]
     scores: dict[Site, Tensor] = {}
     for site in ("embedding", "final"):
         found = enumerate_completions(policy, prompt, 1, site)
         p = found.probability.detach()
-        scores[site] = rollout_scores(policy, prompt, every, site)
+        scores[site] = scored(policy, every, len(prompt), site).total[:, 0]
         mean = p @ rewards
         sigma = (p @ (rewards - mean).square()).sqrt()
         estimate = (p * (rewards - mean) / sigma) @ scores[site] * sigma
