@@ -16,7 +16,7 @@ from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates, final_costates
-from valuegrad.model.cache import Cache, decode_step, prefill
+from valuegrad.model.cache import Cache, decode_step, first_positions, prefill
 from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import recorded, without_parameter_gradients
 
@@ -56,13 +56,15 @@ def cache_costates(
     signal = torch.as_tensor(advantages, dtype=policy.head.dtype)[None]
     batch = completions(policy, [list(sequence)], prompt_length, signal)
     with without_parameter_gradients(policy.model):
-        steps, finals = _decode(policy, batch)
+        with torch.no_grad():
+            cache, read_finals = prefill(policy, sequence[:-1])
+        finals = read_finals[prompt_length - 1 :]
         actions = torch.tensor(sequence[prompt_length:], device=policy.device)
         immediate, _ = final_costates(policy, finals, actions, batch.advantages[0])
-        adjoint: Cache = [(torch.zeros_like(k), torch.zeros_like(v)) for k, v in steps[-1]]
+        adjoint: Cache = [(torch.zeros_like(k), torch.zeros_like(v)) for k, v in cache]
         embedding = torch.empty_like(immediate[1:])
         for t in range(len(actions) - 1, 0, -1):
-            before, token = steps[t - 1], int(actions[t - 1])
+            before, token = first_positions(cache, prompt_length + t - 1), int(actions[t - 1])
             adjoint, embedding[t - 1] = _step_back(policy, before, token, adjoint, immediate[t])
     return CacheCostates(immediate, embedding, [(k[0], v[0]) for k, v in adjoint])
 
@@ -114,18 +116,6 @@ def one_step_costates(
     found = costates(policy, [list(sequence)], prompt_length, signal, site)
     assert found.immediate is not None
     return found.immediate[0], found.total[0]
-
-
-@torch.no_grad()
-def _decode(policy: Policy, batch: Completions) -> tuple[list[Cache], Float[Tensor, "T D"]]:
-    """The states c_1 … c_T along a completion."""
-    (tokens,), (start,) = batch.tokens, batch.prompt_lengths
-    state, read_finals = prefill(policy, tokens[:start])
-    decoded = [(state, read_finals[-1])]
-    for token in tokens[start:-1]:
-        decoded.append(decode_step(policy, decoded[-1][0], token))
-    steps, finals = zip(*decoded, strict=True)
-    return list(steps), torch.stack(finals)
 
 
 def _step_back(

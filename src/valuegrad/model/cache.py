@@ -20,16 +20,15 @@ Cache = list[tuple[Tensor, Tensor]]
 
 def prefill(policy: Policy, tokens: Sequence[int]) -> tuple[Cache, Float[Tensor, "S D"]]:
     """The cache after tokens read from the start, and their states at ``"final"``."""
-    cache = DynamicCache(config=policy.model.config)
     ids = torch.tensor([list(tokens)], device=policy.device)
-    output = policy.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers], output.last_hidden_state[0]
+    reached, states = _run(policy, [], input_ids=ids)
+    return reached, states[0]
 
 
 def decode_step(policy: Policy, cache: Cache, token: int) -> tuple[Cache, Float[Tensor, " D"]]:
     """F: the cache after one more token, and the token's state at ``"final"``."""
-    reached, final = _run(policy, cache, input_ids=torch.tensor([[token]], device=policy.device))
-    return reached, final[0]
+    reached, states = _run(policy, cache, input_ids=torch.tensor([[token]], device=policy.device))
+    return reached, states[0, 0]
 
 
 def decode_embedding(
@@ -37,8 +36,9 @@ def decode_embedding(
 ) -> tuple[Cache, Float[Tensor, "B D"]]:
     """As `decode_step` from embedding vectors in the place of a token, several copies at once."""
     copies = len(embeddings)
-    spread = [tuple(x.expand(copies, *x.shape[1:]) for x in pair) for pair in cache]
-    return _run(policy, [(k, v) for k, v in spread], inputs_embeds=embeddings[:, None])
+    spread = [(k.expand(copies, *k.shape[1:]), v.expand(copies, *v.shape[1:])) for k, v in cache]
+    reached, states = _run(policy, spread, inputs_embeds=embeddings[:, None])
+    return reached, states[:, 0]
 
 
 @torch.no_grad()
@@ -71,4 +71,4 @@ def _run(policy: Policy, state: Cache, **given: Tensor) -> tuple[Cache, Tensor]:
     for layer, (keys, values) in enumerate(state):
         cache.update(keys, values, layer)
     output = policy.model.base_model(**given, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers], output.last_hidden_state[:, -1]
+    return [(layer.keys, layer.values) for layer in cache.layers], output.last_hidden_state
