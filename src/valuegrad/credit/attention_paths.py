@@ -128,8 +128,6 @@ def _read(
     with ExitStack() as stack:
         for block in policy.blocks:
             stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
-        model.base_model(input_ids=ids, use_cache=False)
-    with ExitStack() as stack:
         stack.callback(model.set_attn_implementation, model.config._attn_implementation)
         model.set_attn_implementation("eager")
         output = model.base_model(input_ids=ids, use_cache=False, output_attentions=True)
