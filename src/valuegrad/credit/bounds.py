@@ -51,9 +51,8 @@ def bounds(p: Float[Tensor, "*B V"]) -> Bounds:
     rest, h, vocabulary = others.sum(-1), entropy(p), p.shape[-1]
     # 1 − ‖p‖² = 1 − (1 − rest)² − Σ others².
     trace = (2 * rest - rest.square() - others.square().sum(-1)).clamp(min=0)
-    paper = (
-        2 * entropy_constant(vocabulary) / math.log(vocabulary) ** 0.5 if vocabulary > 1 else 0.0
-    )
+    # With a vocabulary of one token C_V is 0, and so is log V.
+    paper = 2 * entropy_constant(vocabulary) / (math.log(vocabulary) ** 0.5 or 1.0)
     return Bounds(
         spectral=covariance_norm(p),
         trace=trace,

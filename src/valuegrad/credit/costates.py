@@ -125,7 +125,7 @@ def costates_at(
     inner = [site for site in sites if site != "final"]
     shape = (*batch.mask.shape, policy.head.shape[1])
     total = {site: policy.head.new_zeros(shape) for site in sites}
-    immediate = {site: policy.head.new_zeros(shape) for site in sites} if split else None
+    immediate = {site: policy.head.new_zeros(shape) for site in sites if split}
     logp = policy.head.new_zeros(batch.mask.shape)
     for part in scored_batches(policy, batch.tokens, batch.prompt_lengths, batch_tokens):
         final, states = _forward(policy, part, inner)
@@ -133,7 +133,7 @@ def costates_at(
             policy, final.detach(), part.target, batch.advantages[part.into]
         )
         _backward(part, final, states, cotangent, total)
-        if immediate is None:
+        if not split:
             continue
         # Without a site below "final" there is no credit from elsewhere to take off.
         if inner:
@@ -141,12 +141,7 @@ def costates_at(
             with own_position_attention(policy):
                 final, states = _forward(policy, part, inner)
         _backward(part, final, states, cotangent, immediate)
-    return {
-        site: Costates(
-            site, total[site], None if immediate is None else immediate[site], logp, batch.mask
-        )
-        for site in sites
-    }
+    return {s: Costates(s, total[s], immediate.get(s), logp, batch.mask) for s in sites}
 
 
 @torch.no_grad()
