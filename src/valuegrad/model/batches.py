@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from valuegrad.model.policy import Policy, logits
 
@@ -79,10 +80,7 @@ def scored_batches(
 
 def right_padded(policy: Policy, sequences: Sequence[Sequence[int]]) -> Int[Tensor, "B S"]:
     """Token ids, padded on the right with token 0."""
-    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-    return ids.to(policy.device)
+    return pad_sequence([torch.tensor(s) for s in sequences], batch_first=True).to(policy.device)
 
 
 def left_padded(
