@@ -37,10 +37,11 @@ def costate_statements(case: Case) -> Iterator[Statement]:
         right.append((moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step))
     name = "costates of one backward pass = central differences, every site"
     yield equality(name, "Eq. 14", torch.stack(left), torch.stack(right), 1e-6)
-    finals = _scoring_states(case).requires_grad_()
-    (own,) = torch.autograd.grad(_credited(case, finals), finals)
+    with torch.no_grad():
+        _, finals = prefill(policy, case.sequence)
+    (own,) = torch.autograd.grad(_credited(case, finals.requires_grad_()), finals)
     name = "final costate = Â (onehot − p) W, no credit from later tokens"
-    yield equality(name, "Correction A", found["final"].total[0], own)
+    yield equality(name, "Correction A", found["final"].total[0], own[start - 1 : -1])
     low = found["embedding"].transport_share[0, :-1]
     sides = one_step_costates(policy, case.sequence, start, case.advantages, "embedding")
     name = "recursion between final hidden vectors holds all credit, at embeddings"
@@ -53,20 +54,15 @@ def costate_statements(case: Case) -> Iterator[Statement]:
 def _objective(case: Case, site: Site, t: int, shift: Tensor) -> Tensor:
     """Σ_k Â_k log π(o_k|s_k) with the hidden vector h_t moved."""
     with shifted(case.policy, site, len(case.prompt) - 1 + t, shift):
-        return _credited(case, _scoring_states(case))
-
-
-@torch.no_grad()
-def _scoring_states(case: Case) -> Tensor:
-    """The states at ``"final"`` that score the completion."""
-    _, finals = prefill(case.policy, case.sequence)
-    return finals[len(case.prompt) - 1 : -1]
+        _, finals = prefill(case.policy, case.sequence)
+    return _credited(case, finals)
 
 
 def _credited(case: Case, finals: Tensor) -> Tensor:
-    """Σ_k Â_k log π(o_k|s_k) as a function of the states that score the completion."""
-    log_p = logits(case.policy, finals).log_softmax(1)
-    actions = torch.tensor(case.sequence[len(case.prompt) :], device=log_p.device)
+    """Σ_k Â_k log π(o_k|s_k) as a function of the states at ``"final"`` of the sequence."""
+    start = len(case.prompt)
+    log_p = logits(case.policy, finals[start - 1 : -1]).log_softmax(1)
+    actions = torch.tensor(case.sequence[start:], device=log_p.device)
     objective: Tensor = case.advantages.to(log_p) @ log_p.gather(1, actions[:, None])[:, 0]
     return objective
 
@@ -75,12 +71,12 @@ def recursion_statements(case: Case) -> Iterator[Statement]:
     """Eq. 15 over the cache state, where it is exact."""
     batch = case.batch()
     found = cache_costates(case.policy, case.sequence, len(case.prompt), case.advantages)
-    sides = (
+    flat, oracle = (
         torch.cat([x.flatten() for pair in cache for x in pair])
         for cache in (found.cache, unrolled_costates(case.policy, batch))
     )
     name = "adjoint recursion over the cache state = autograd"
-    yield equality(name, "Eq. 15, corrected", *sides)
+    yield equality(name, "Eq. 15, corrected", flat, oracle)
     (site,) = costates_at(case.policy, batch, ("embedding",), split=False).values()
     name = "recursion hands each token its total costate"
     yield equality(name, "Eq. 15, corrected", found.embedding, site.total[0, 1:])
