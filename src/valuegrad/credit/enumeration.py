@@ -6,7 +6,6 @@ G_t = ∂V_t/∂h_t with V_t(h) = E[R | h_t = h, the rest of s_t fixed]. Enumera
 N completions · T tokens of each · D width · V vocabulary
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,16 +61,17 @@ def enumerate_completions(
     if len(prefix) + length > policy.context + 1:
         got = f"{len(prefix)} tokens and {length} to come"
         raise UserError("prefix", got, f"at most {policy.context + 1}", "shorten it")
-    heads = list(itertools.product(range(vocabulary), repeat=length - 1))
-    ids = torch.tensor([[*prefix, *head] for head in heads], device=policy.device)
+    every = torch.cartesian_prod(*[torch.arange(vocabulary)] * length).view(-1, length)
+    every = every.to(policy.device)
+    heads = every[::vocabulary, :-1]
+    ids = torch.cat((torch.tensor(prefix).to(heads).expand(len(heads), -1), heads), 1)
     last = len(prefix) - 1
     with shared_leaf(policy, site, last) as leaves:
         final = policy.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         scored = logits(policy, final[:, last:]).log_softmax(-1)
     head_logp = scored[:, :-1].gather(2, ids[:, last + 1 :, None]).sum((1, 2))
     logp = (head_logp[:, None] + scored[:, -1]).flatten()
-    every = torch.tensor(list(itertools.product(range(vocabulary), repeat=length)))
-    return Enumeration(every.to(policy.device), logp.exp(), leaves[0])
+    return Enumeration(every, logp.exp(), leaves[0])
 
 
 def enumerated_value_gradient(
