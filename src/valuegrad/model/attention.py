@@ -39,12 +39,12 @@ def own_position_attention(policy: Policy) -> Iterator[None]:
         try:
             policy.model.set_attn_implementation(NAME)
         except ValueError as error:
-            raise UserError(
-                policy.checkpoint.name,
-                f"a {type(policy.model).__name__} with an attention of its own",
-                "an architecture that takes its attention from transformers' AttentionInterface",
-                "ask for total costates only",
-            ) from error
+            got = f"a {type(policy.model).__name__} with an attention of its own"
+            wanted = (
+                "an architecture that takes its attention from transformers' AttentionInterface"
+            )
+            fix = "ask for total costates only"
+            raise UserError(policy.checkpoint.name, got, wanted, fix) from error
         yield
     finally:
         policy.model.set_attn_implementation(before)
@@ -65,13 +65,9 @@ def _attention(
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     fixed_key, fixed_value = key.detach(), value.detach()
+    causal = attention_mask is None and query.shape[2] > 1
     output = nn.functional.scaled_dot_product_attention(
-        query,
-        fixed_key,
-        fixed_value,
-        attn_mask=attention_mask,
-        scale=scale,
-        is_causal=attention_mask is None and query.shape[2] > 1,
+        query, fixed_key, fixed_value, attention_mask, is_causal=causal, scale=scale
     )
     own = _own_weights(query.detach(), fixed_key, attention_mask, scale)
     # Both differences are exactly 0: they add a gradient and no value.
@@ -87,18 +83,18 @@ def _own_weights(
     """The weight w_tt of each position on itself, a few rows of scores at a time."""
     batch, heads, length, _ = query.shape
     step = max(1, SCORE_ELEMENTS // (batch * heads * length))
-    own = torch.empty(batch, heads, length, 1, dtype=query.dtype, device=query.device)
+    own = query.new_empty(batch, heads, length, 1)
+    if mask is None:
+        mask = query.new_ones(1, 1, length, length, dtype=torch.bool).tril_()
     for start in range(0, length, step):
         stop = min(start + step, length)
         # Causal in any case, so later keys need no scores.
         scores = scale * query[:, :, start:stop] @ key[:, :, :stop].mT
-        if mask is None:
-            later = torch.ones(stop - start, stop, dtype=torch.bool, device=query.device)
-            scores.masked_fill_(later.triu_(start + 1), -torch.inf)
-        elif mask.dtype == torch.bool:
-            scores.masked_fill_(~mask[:, :, start:stop, :stop], -torch.inf)
+        seen = mask[:, :, start:stop, :stop]
+        if seen.dtype == torch.bool:
+            scores.masked_fill_(~seen, -torch.inf)
         else:
-            scores += mask[:, :, start:stop, :stop]
+            scores += seen
         weights = scores.softmax(-1)
         own[:, :, start:stop, 0] = weights.diagonal(start, dim1=2, dim2=3)
     return own
