@@ -100,9 +100,7 @@ def relaxed_costates(
     def costates(detached: bool) -> tuple[Tensor, Tensor, Tensor]:
         shift = policy.head.new_zeros(length, policy.head.shape[1], requires_grad=True)
         tokens, value = roll_out(
-            given,
-            detached=detached,
-            during=lambda t: shifted(policy, site, -1, shift[t]),
+            given, detached=detached, during=lambda t: shifted(policy, site, -1, shift[t])
         )
         return torch.autograd.grad(value, shift)[0], tokens, value
 
@@ -156,7 +154,7 @@ def roll_out(
     *,
     detached: bool,
     during: Callable[[int], AbstractContextManager[None]] = lambda t: nullcontext(),
-    after: Callable[[int, Cache, Tensor], tuple[Cache, Tensor]] = lambda t, cache, h: (cache, h),
+    after: Callable[[Cache, Tensor], tuple[Cache, Tensor]] = lambda cache, h: (cache, h),
 ) -> tuple[Float[Tensor, "T V"], Float[Tensor, ""]]:
     """Soft tokens and their reward, as a graph; `detached` cuts the path through e_t.
 
@@ -171,7 +169,7 @@ def roll_out(
                 else:
                     e = (soft[-1].detach() if detached else soft[-1]) @ table
                     cache, finals = decode_embedding(policy, cache, e[None])
-            cache, final = after(t, cache, finals[-1])
+            cache, final = after(cache, finals[-1])
             z = logits(policy, final)
             noisy = z if given.gumbel is None else z + given.gumbel[t].to(z)
             y = (noisy / given.temperature).softmax(0)

@@ -101,7 +101,7 @@ def _rollout(given: Relaxed, *, detached: bool) -> tuple[list[Cache], Tensor, li
     caches: list[Cache] = []
     leaves: list[list[Tensor]] = []
 
-    def after(t: int, cache: Cache, h: Tensor) -> tuple[Cache, Tensor]:
+    def after(cache: Cache, h: Tensor) -> tuple[Cache, Tensor]:
         # A zero is added to each coordinate of x_t, so that h_t's own use of c_t stays out.
         caches.append([(k.detach(), v.detach()) for k, v in cache])
         state = [*flat_cache(cache), h]
@@ -130,16 +130,12 @@ def _chain(
         e = y @ policy.embedding
         gaps.append(withheld(of_function(partial(_made, policy, cache), e), y, after))
         if t == 0:
-            step = of_function(partial(_final, policy, cache), e)
-            short = withheld(step, y, after[-len(e) :])
+            final = of_function(lambda x: decode_embedding(policy, caches[0], x)[1], e)
+            short = withheld(final, y, after[-len(e) :])
         if t + 2 < given.length:
             # Old keys and values stay as they are: A = [I; N], so ‖A‖² = 1 + ‖N‖².
             norms.append(math.sqrt(1 + spectral_norm(_by_cache(policy, cache, e)) ** 2))
     return norms, gaps, short
-
-
-def _final(policy: Policy, cache: Cache, embeddings: Tensor) -> Tensor:
-    return decode_embedding(policy, cache, embeddings)[1]
 
 
 def _made(policy: Policy, cache: Cache, embeddings: Tensor) -> Tensor:
