@@ -72,15 +72,13 @@ def site_geometry(
 
     Costs V·D² a prompt.
     """
-    squared, projection, at_site = [], [], []
-    for mean_D, gradient_D, jacobian_DD in zip(mean_row, gradient, jacobian, strict=True):
+    at_site = (gradient[:, None] @ jacobian)[:, 0]
+    squared, projection = [], []
+    for mean_D, gradient_D, jacobian_DD in zip(mean_row, at_site, jacobian, strict=True):
         scores = (weight - mean_D) @ jacobian_DD
-        at_site.append(gradient_D @ jacobian_DD)
         squared.append(scores.square().sum(1))
-        projection.append(scores @ at_site[-1])
-    return ScoreGeometry(
-        torch.stack(squared).double(), torch.stack(projection).double(), torch.stack(at_site)
-    )
+        projection.append(scores @ gradient_D)
+    return ScoreGeometry(torch.stack(squared).double(), torch.stack(projection).double(), at_site)
 
 
 def mean_costate_error(
