@@ -129,9 +129,8 @@ def costates_at(
     logp = policy.head.new_zeros(batch.mask.shape)
     for part in scored_batches(policy, batch.tokens, batch.prompt_lengths, batch_tokens):
         final, states = _forward(policy, part, inner)
-        cotangent, logp[part.into] = final_costates(
-            policy, final.detach(), part.target, batch.advantages[part.into]
-        )
+        signal = batch.advantages[part.into]
+        cotangent, logp[part.into] = final_costates(policy, final.detach(), part.target, signal)
         _backward(part, final, states, cotangent, total)
         if not split:
             continue

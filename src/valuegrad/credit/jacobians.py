@@ -26,7 +26,6 @@ Product = Callable[[Float[Tensor, "m _"]], Float[Tensor, "m _"]]
 BASIS = 8
 # Relative error of ‖J‖², a guarantee: as a rule it is of the order of its square.
 TOLERANCE = 1e-4
-RESTARTS = 1000
 # Up to this width the matrix is formed; beyond it, so many columns at a time.
 DENSE, COLUMNS = 20, 64
 
@@ -147,7 +146,7 @@ def spectral_norm(jacobian: LinearOperator, *, seed: int = 0) -> float:
     if not tall.matvec(start).any():
         return 0.0
     try:
-        _, values, _ = svds(jacobian, 1, ncv=BASIS, tol=TOLERANCE, v0=start, maxiter=RESTARTS)
+        _, values, _ = svds(jacobian, 1, ncv=BASIS, tol=TOLERANCE, v0=start, maxiter=1000)
     except ArpackError as error:
         fix = "load the policy with dtype float64"
         raise RunError(f"a spectral norm did not converge ({error}); {fix}") from error

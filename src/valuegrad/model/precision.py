@@ -6,7 +6,6 @@ which drowns central differences and hides errors in identities. Here those requ
 with float64; in every other dtype the model is left alone.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,13 +17,7 @@ from torch.overrides import TorchFunctionMode
 class Float64Requests(TorchFunctionMode):
     """Inside this context a request for float32 gets float64."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
         kwargs = {k: _widened(v) for k, v in (kwargs or {}).items()}

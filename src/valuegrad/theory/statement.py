@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Relation = Literal["=", "<="]
 Form = Literal["corrected", "paper"]
 # Relative error up to which an identity holds in float64: rounding.
 EXACT = 1e-10
@@ -39,7 +38,7 @@ class Statement:
     right: float
     error: float
     tolerance: float
-    relation: Relation = "="
+    relation: Literal["=", "<="] = "="
     form: Form = "corrected"
     note: str = ""
 
