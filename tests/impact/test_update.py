@@ -4,13 +4,7 @@ import pytest
 import torch
 from tests import oracles
 
-from valuegrad.impact.update import (
-    add_gradients,
-    length,
-    moving_parameters,
-    per_prompt_slopes,
-    summed,
-)
+from valuegrad.impact.update import add_gradients, expected_update, length, moving_parameters
 
 
 @pytest.mark.parametrize("method", oracles.METHODS)
@@ -26,14 +20,15 @@ def test_batches_add_up_to_the_gradient_of_the_objective(method, size):
     def values(part):
         return rows[part] @ torch.cat(parameters)
 
-    totals = [torch.zeros_like(p) for p in parameters]
     every = values(slice(None)).detach()
-    variances = every * (1 - every)
-    for start in range(0, 5, size):
-        part = slice(start, start + size)
-        slopes = per_prompt_slopes(every[part], variances[part], method)
-        add_gradients(totals, values(part), parameters, slopes / 5)
-    found = summed(parameters, totals, every, variances, method)
+
+    def passes():
+        for start in range(0, 5, size):
+            output = values(slice(start, start + size))
+            v = output.detach()
+            yield v, v * (1 - v), output, torch.ones_like(v)
+
+    found = expected_update(parameters, method, 5, passes())
     ps = torch.stack([every, 1 - every], 1)
     outcomes = torch.tensor([1.0, 0.0], dtype=torch.float64)
     held = []
@@ -54,7 +49,7 @@ def test_batches_add_up_to_the_gradient_of_the_objective(method, size):
 def test_parameters_that_an_output_does_not_read_keep_their_total():
     one, other = (torch.ones(2, requires_grad=True) for _ in range(2))
     totals = [torch.zeros(2), torch.full((2,), 3.0)]
-    add_gradients(totals, (2 * one).sum(), [one, other])
+    add_gradients(totals, 2 * one, [one, other], torch.ones(2))
     assert totals[0].tolist() == [2, 2]
     assert totals[1].tolist() == [3, 3]
 

@@ -29,13 +29,7 @@ from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
-from valuegrad.impact.update import (
-    Update,
-    add_gradients,
-    moving_parameters,
-    per_prompt_slopes,
-    summed,
-)
+from valuegrad.impact.update import Update, expected_update, moving_parameters
 from valuegrad.methods import PopulationAdvantages, population_advantages
 from valuegrad.model.batches import entropies, head_chunks, probabilities
 from valuegrad.model.policy import Policy, Site
@@ -83,15 +77,10 @@ def measure(
 
 def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
     """The gradient of mean_q slope_q π(y|q), slopes held fixed: no completion is sampled."""
-    parameters = moving_parameters(policy)
-    gradients = [torch.zeros_like(p) for p in parameters]
-    value = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
-    for rows, log_v in log_answer_values(policy, prompts):
-        here = value[rows] = log_v.detach().exp()
-        slope = per_prompt_slopes(here, here * (1 - here), method)
-        # ∇ slope V = slope V ∇ log V.
-        add_gradients(gradients, log_v, parameters, slope * here / len(prompts))
-    return summed(parameters, gradients, value, value * (1 - value), method)
+    found = ((log_v.detach().exp(), log_v) for _, log_v in log_answer_values(policy, prompts))
+    # ∇V = V ∇ log V.
+    passes = ((value, value * (1 - value), log_v, value) for value, log_v in found)
+    return expected_update(moving_parameters(policy), method, len(prompts), passes)
 
 
 def _moments(

@@ -3,7 +3,7 @@
 N prompts · B of them
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,10 @@ from torch import Tensor
 from valuegrad.budget import Method
 from valuegrad.methods import population_advantages
 from valuegrad.model.policy import Policy
+
+# Mean and variance of the reward of some prompts, an output of theirs, and the cotangent with which
+# it gives the gradient of those means.
+Pass = tuple[Float[Tensor, " B"], Float[Tensor, " B"], Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +33,8 @@ def moving_parameters(policy: Policy) -> list[Tensor]:
     return [p for p in policy.model.parameters() if p.requires_grad]
 
 
-def per_prompt_slopes(
-    values: Float[Tensor, " B"], variances: Float[Tensor, " B"], method: Method
-) -> Float[Tensor, " B"]:
-    """What of the slopes a prompt's own moments decide; `summed` puts on the rest."""
-    local: Method = "reinforce" if method == "ppo" else method
-    return population_advantages(values, variances, local).slope
-
-
 def add_gradients(
-    totals: list[Tensor], output: Tensor, parameters: list[Tensor], cotangent: Tensor | None = None
+    totals: list[Tensor], output: Tensor, parameters: list[Tensor], cotangent: Tensor
 ) -> None:
     """Add the gradient of an output, contracted with a cotangent, to running totals."""
     found = torch.autograd.grad(output, parameters, cotangent, allow_unused=True)
@@ -47,19 +43,22 @@ def add_gradients(
             total.add_(gradient)
 
 
-def summed(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    values: Float[Tensor, " N"],
-    variances: Float[Tensor, " N"],
-    method: Method,
+def expected_update(
+    parameters: list[Tensor], method: Method, count: int, passes: Iterable[Pass]
 ) -> Update:
-    """The update of gradients that were summed over batches with `per_prompt_slopes`.
-
-    ppo's slope needs the moments of all prompts, but is one number: it is put on here.
-    """
+    """The update of a number of prompts from passes over some of them at a time."""
+    gradients = [torch.zeros_like(p) for p in parameters]
+    moments = []
+    # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
+    local: Method = "reinforce" if method == "ppo" else method
+    for mean, variance, output, cotangent in passes:
+        slope = population_advantages(mean, variance, local).slope / count
+        weighted = torch.einsum("b...,b->b...", cotangent, slope).to(output.dtype)
+        add_gradients(gradients, output, parameters, weighted)
+        moments.append((mean, variance))
     if method == "ppo":
-        scale = float(population_advantages(values, variances, method).slope[0])
+        mean, variance = (torch.cat(column) for column in zip(*moments, strict=True))
+        scale = float(population_advantages(mean, variance, method).slope[0])
         gradients = [g.mul_(scale) for g in gradients]
     return Update(parameters, gradients, length(gradients))
 

@@ -28,13 +28,7 @@ from valuegrad.credit.value_gradient import (
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
-from valuegrad.impact.update import (
-    Update,
-    add_gradients,
-    moving_parameters,
-    per_prompt_slopes,
-    summed,
-)
+from valuegrad.impact.update import Pass, Update, expected_update, moving_parameters
 from valuegrad.methods import PopulationAdvantages, check_method, population_advantages
 from valuegrad.model.batches import (
     KEPT_ELEMENTS,
@@ -122,21 +116,18 @@ def rewards(policy: Policy, prompts: Prompts) -> Float[Tensor, " N"]:
 
 def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
     """The gradient of mean_q slope_q V_q(θ), slopes held fixed: all actions at once."""
-    parameters = moving_parameters(policy)
-    values = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
-    variances = torch.empty_like(values)
-    gradients = [torch.zeros_like(p) for p in parameters]
-    for rows in batches([len(t) for t in prompts.tokens]):
-        z = logits(policy, final_states(policy, [prompts.tokens[row] for row in rows]))
-        p, table = z.detach().double().softmax(1), prompts.reward_table(policy, rows)
-        values[rows] = (p * table).sum(1)
-        centred = table - values[rows][:, None]
-        variances[rows] = (p * centred.square()).sum(1)
-        slope = per_prompt_slopes(values[rows], variances[rows], method)
-        # ∂(slope V)/∂z = slope p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
-        cotangent = (p * centred).mul_(slope[:, None] / len(prompts)).to(z.dtype)
-        add_gradients(gradients, z, parameters, cotangent)
-    return summed(parameters, gradients, values, variances, method)
+
+    def passes() -> Iterator[Pass]:
+        for rows in batches([len(t) for t in prompts.tokens]):
+            z = logits(policy, final_states(policy, [prompts.tokens[row] for row in rows]))
+            p, table = z.detach().double().softmax(1), prompts.reward_table(policy, rows)
+            value = (p * table).sum(1)
+            centred = table - value[:, None]
+            variance = (p * centred.square()).sum(1)
+            # ∂V/∂z = p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
+            yield value, variance, z, p.mul_(centred)
+
+    return expected_update(moving_parameters(policy), method, len(prompts), passes())
 
 
 def _chunks(
