@@ -8,15 +8,7 @@ import torch
 from tests import oracles
 
 from valuegrad.errors import UserError
-from valuegrad.impact.signal import (
-    Measurements,
-    RewardMoments,
-    Signals,
-    check_settings,
-    signals,
-    summarise,
-    undefined_where_zero,
-)
+from valuegrad.impact.signal import RewardMoments, Signals, check_settings, signals, summarise
 
 PRODUCTS = {
     "p_gap": lambda m: (m["sigma"] - m["lambda_sample"]) * m["headroom"],
@@ -94,13 +86,13 @@ def test_one_prompt_has_no_standard_error():
     assert all(map(math.isnan, vars(found.standard_errors).values()))
 
 
-def test_errors_of_nothing_are_undefined():
-    names = [f.name for f in dataclasses.fields(Measurements)]
-    errors = Measurements(**dict.fromkeys(names, 0.25))
-    some = dataclasses.replace(errors, sigma=0.0, alignment=math.nan)
-    found = vars(undefined_where_zero(some))
-    assert {name for name in names if math.isnan(found[name])} == {"sigma", "alignment"}
-    assert found["headroom"] == 0.25
+def test_errors_of_nothing_are_undefined_where_they_rest_on_draws():
+    rows = dataclasses.replace(drawn(), sigma=torch.ones(6).double())
+    exact = summarise("grpo", 0, 5.0, 16, rows).standard_errors
+    found = summarise("grpo", 0, 5.0, 16, rows, rows).standard_errors
+    assert exact.sigma == 0
+    assert {name for name, error in vars(found).items() if math.isnan(error)} == {"sigma"}
+    assert found.headroom == exact.headroom
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 3.0])

@@ -36,7 +36,6 @@ from valuegrad.impact.signal import (
     Signals,
     check_settings,
     summarise,
-    undefined_where_zero,
 )
 from valuegrad.impact.signal_slopes import inverse_deviation, signal_slopes
 from valuegrad.methods import XI, PopulationAdvantages
@@ -98,9 +97,7 @@ def measure(
     for m in methods:
         rows = Signals(**vars(moments), **_by_prompt(found[m], owners))
         uncertain = replace(rows, headroom=pseudo)
-        impact = summarise(m, site, alpha, group_size, rows, uncertain)
-        known = undefined_where_zero(impact.standard_errors)
-        impacts[m] = replace(impact, standard_errors=known)
+        impacts[m] = summarise(m, site, alpha, group_size, rows, uncertain)
     return impacts, difference
 
 

@@ -133,7 +133,8 @@ def summarise(
 ) -> Impact:
     """Average the measurements of prompts, with standard errors by the jackknife over prompts.
 
-    ``uncertain`` holds what standard errors are formed of where that is not the rows themselves.
+    ``uncertain`` holds what standard errors are formed of where that is not the rows themselves:
+    draws, of which an error of 0 is undefined.
     """
     rows = rows.map(lambda x: x.cpu())
     count = len(rows.reward)
@@ -142,18 +143,13 @@ def summarise(
     if count > 1:
         spread = rows if uncertain is None else uncertain
         left_out = _combined(spread.map(lambda x: (x.sum() - x) / (count - 1)), spread, alpha)
-        scale = (count - 1) / count
-        errors = {
-            name: float((scale * (x - x.mean()).square().sum()).sqrt())
-            for name, x in left_out.items()
-        }
+        for name, x in left_out.items():
+            errors[name] = float(((count - 1) / count * (x - x.mean()).square().sum()).sqrt())
+    if uncertain is not None:
+        # Prompts that all say the same do not say how sure that is.
+        errors = {name: error or math.nan for name, error in errors.items()}
     measured = Measurements(**{name: float(x) for name, x in means.items()})
     return Impact(method, site, alpha, group_size, measured, Measurements(**errors), rows)
-
-
-def undefined_where_zero(errors: Measurements) -> Measurements:
-    """NaN for errors of 0: prompts that all say the same do not say how sure that is."""
-    return replace(errors, **{k: v if v > 0 else math.nan for k, v in vars(errors).items()})
 
 
 def _combined(mean: Signals, rows: Signals, alpha: float) -> dict[str, Tensor]:
@@ -164,19 +160,13 @@ def _combined(mean: Signals, rows: Signals, alpha: float) -> dict[str, Tensor]:
     tilted = torch.expm1(rows.log_tilt - centre)
     count = len(tilted)
     tilt = tilted.mean() if len(mean.reward) == 1 else (tilted.sum() - tilted) / (count - 1)
-    return {
+    composed = {
         "reward_before": mean.reward,
-        "sigma": mean.sigma,
-        "lambda_conditional": mean.lambda_conditional,
-        "lambda_sample": mean.lambda_sample,
-        "alignment": mean.alignment,
-        "headroom": mean.headroom,
         "headroom_pooled": (torch.log1p(tilt) + centre) / alpha - mean.reward,
         "p_gap": (mean.sigma - mean.lambda_sample) * mean.headroom,
         "p_gap_conditional": (mean.sigma - mean.lambda_conditional) * mean.headroom,
         "p_alignment": mean.alignment * mean.headroom,
-        "entropy": mean.entropy,
-        "reward_variance": mean.reward_variance,
-        "pass_at_k": mean.pass_at_k,
         "zero_spread_groups": count * mean.zero_spread,
     }
+    every = vars(mean) | composed
+    return {f.name: every[f.name] for f in fields(Measurements)}
