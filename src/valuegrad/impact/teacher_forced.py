@@ -24,7 +24,12 @@ from valuegrad.credit.answer_gradients import (
 )
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates_at
-from valuegrad.credit.score_geometry import centred_head, final_geometry
+from valuegrad.credit.score_geometry import (
+    ScoreGeometry,
+    centred_head,
+    final_geometry,
+    mean_costate_error,
+)
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.settings import ALPHA
@@ -119,20 +124,13 @@ def _over_vocabulary(
         first = prompts.first_answers[rows].to(p.device)[:, None]
         right = value[rows, None]
         wrong = p.scatter_add(1, first, -right).clamp_(min=0)
-        own = gradient.double().square().sum(1, keepdim=True)
-
-        def distance(advantage: Tensor, squared: Tensor, along: Tensor, own: Tensor) -> Tensor:
-            return (advantage.square() * squared - 2 * advantage * along + own).clamp(min=0).sqrt()
-
-        own_squared, own_along = (
-            x.gather(1, first) for x in (geometry.squared_norm, geometry.projection)
-        )
+        norms = (x.gather(1, first) for x in (geometry.squared_norm, geometry.projection))
+        answered = ScoreGeometry(*norms, gradient)
         for m, population in populations.items():
             here = population.at(rows)
-            low, high = ((here.slope * (reward - here.baseline))[:, None] for reward in (0.0, 1.0))
-            missed = distance(low, geometry.squared_norm, geometry.projection, own)
-            hit = distance(high, own_squared, own_along, own)
-            errors[m][rows] = (wrong * missed).sum(1) + (right * hit)[:, 0]
+            missed = mean_costate_error(wrong, torch.zeros_like(p), geometry, here)
+            hit = mean_costate_error(right, torch.ones_like(right), answered, here)
+            errors[m][rows] = missed + hit
     return errors
 
 
