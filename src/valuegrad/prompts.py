@@ -175,7 +175,7 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
     examples = [*task.train, *task.evaluation]
     tokens = _encoded(policy, [e.prompt for e in examples])
     exact = isinstance(task.reward, Exact)
-    own = isinstance(task.reward, Exact) or ":" in task.reward.name
+    own = exact or ":" in task.reward.name
     undecided = task.max_tokens is None and task.stop is None and own
     single, wholes = task.max_tokens == 1, tokens
     if exact or undecided:
@@ -197,20 +197,9 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
     limit = 1 if single else task.max_tokens or (longest if exact else MAX_TOKENS)
     _check_lengths(policy, examples, tokens, limit, longest if exact else 0)
     kind: Kind = "one token" if single else "exact" if exact else "sampled"
-    cut = len(task.train)
-    train, evaluation = (
-        Prompts(
-            kind,
-            tuple(examples[part]),
-            tuple(tokens[part]),
-            tuple(answers[part]),
-            stops,
-            limit,
-            task.reward,
-        )
-        for part in (slice(None, cut), slice(cut, None))
-    )
-    return TaskPrompts(train, evaluation)
+    every = Prompts(kind, tuple(examples), tuple(tokens), tuple(answers), stops, limit, task.reward)
+    rows, cut = range(len(examples)), len(task.train)
+    return TaskPrompts(every.some(rows[:cut]), every.some(rows[cut:]))
 
 
 def stop_tokens(policy: Policy, task: Task) -> Tokens:
