@@ -102,23 +102,18 @@ def move(way: Estimator, before: Float[Tensor, " N"], distances: Sequence[float]
     first = way.update(0)
     parameters, direction, steps = first.parameters, _direction(first.gradients), way.probe_steps
     after, saved = [], [p.data for p in parameters]
-    try:
-        for distance in distances:
+    for distance in distances:
+        try:
             for step in range(steps):
                 along = _direction(way.update(step).gradients) if step else direction
                 for p, d in zip(parameters, along, strict=True):
                     p.data = torch.add(p.data, d, alpha=distance / steps)
             after.append(way.rewards())
-            _restore(parameters, saved)
-    finally:
-        _restore(parameters, saved)
+        finally:
+            # They pointed to moved copies for a while, so that going back is exact and free.
+            for p, old in zip(parameters, saved, strict=True):
+                p.data = old
     return Probe(tuple(distances), before, torch.stack(after), first.gradient_norm)
-
-
-def _restore(parameters: list[Tensor], saved: list[Tensor]) -> None:
-    # They pointed to moved copies for a while, so that going back is exact and free.
-    for p, old in zip(parameters, saved, strict=True):
-        p.data = old
 
 
 def _direction(gradients: list[Tensor]) -> list[Tensor]:
