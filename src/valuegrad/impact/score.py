@@ -148,13 +148,9 @@ def _rows(
     for m, other in found.impacts.items():
         for name in ("alignment", "lambda_conditional", "lambda_sample", "slope"):
             columns[f"{name}:{m}"] = getattr(other.rows, name)
-    columns |= vars(readiness(impact, one_token=one_token))
-    prompts = np.array([e.prompt for e in task.evaluation])
-    return {
-        **{k: np.asarray(v) for k, v in columns.items()},
-        "probe_step": change,
-        "prompt": prompts,
-    }
+    columns |= readiness(impact, one_token=one_token)
+    columns |= {"probe_step": change, "prompt": [e.prompt for e in task.evaluation]}
+    return {name: np.asarray(values) for name, values in columns.items()}
 
 
 def probe_updates(budget: Budget) -> float:
