@@ -62,8 +62,7 @@ def estimator(
     """The way to measure a tokenised task for a budget's method and group size."""
     held_out, method = prompts.evaluation, budget.method
     name = _choose(prompts.kind, sampling)
-    count = sampling.probe_prompts
-    rows = update_rows(len(prompts.train), len(held_out), count)
+    rows = update_rows(len(prompts.train), len(held_out), sampling.probe_prompts)
     train = prompts.train.some(rows)
     measured_at: dict[str, Any] = {"site": site, "alpha": alpha, "group_size": budget.group_size}
     settle = partial(
@@ -116,8 +115,6 @@ def estimator(
 def update_rows(train: int, held_out: int, count: int | None = None) -> list[int]:
     """Which training prompts form a probe's update: half as many as are held out by default."""
     count = (held_out + 1) // 2 if count is None else count
-    if count < 1:
-        raise UserError("probe_prompts", str(count), "1 or more", "leave it out for the default")
     # Evenly, for a file may be sorted; the same ones every time.
     return random.Random(0).sample(range(train), min(count, train))
 
