@@ -1,11 +1,10 @@
 """Eqs. 24 to 28 from rollouts, for any reward: unbiased where an unbiased estimate exists.
 
-One of three ways to measure, beside `vocabulary` and `teacher_forced`: `measure`, `update`,
-`rewards`. A group of n rollouts shares the prompt's last state, so it gives G there for free;
-deeper states get groups of their own. Σ is the U-centred estimate of `squared_norm` (correction C).
-What bends in the reward's distribution (headroom, 1/σ, norms) has no unbiased estimate: with
-rewards 0 or 1 it is expected over the fitted mixture of success probabilities (`mixing`,
-`signal_slopes`), otherwise corrected by half samples.
+A group of n rollouts shares the prompt's last state, so it gives G there for free; deeper states
+get groups of their own. Σ is the U-centred estimate of `squared_norm` (correction C). What bends in
+the reward's distribution (headroom, 1/σ, norms) has no unbiased estimate: with rewards 0 or 1 it is
+expected over the fitted mixture of success probabilities (`mixing`, `signal_slopes`), otherwise
+corrected by half samples.
 
 N prompts · n rollouts of each · D width
 """

@@ -1,10 +1,8 @@
 """Eqs. 24 to 28 in closed form for exact answers of any length (correction F).
 
-One of three ways to measure, beside `vocabulary` and `sampled`: `measure`, `update`, `rewards`. The
-reward of a completion is Bernoulli with p = V = π(y|q), so everything that depends on expectations
-follows from V and G. Λ_sample needs every other completion too; at ``"final"`` their costates
-depend on the first token alone, so that it is a sum over the vocabulary there as well, and below it
-is averaged over rollouts.
+The reward of a completion is Bernoulli with p = V = π(y|q), so that every expectation follows from
+V and G. Λ_sample needs every other completion too; at ``"final"`` their costates depend on the
+first token alone, so that it is a sum over the vocabulary there, and below it a mean over rollouts.
 
 N prompts · B of them · D width · V vocabulary
 """
@@ -141,11 +139,7 @@ def _over_rollouts(
     found: AnswerGradients,
     populations: dict[Method, PopulationAdvantages],
 ) -> dict[Method, Float[Tensor, " N"]]:
-    """E‖λ̂ − G‖ below ``"final"``: the answer's own share exact, the rest a mean over rollouts.
-
-    A prompt whose n rollouts all earn 1 gives no rest, which happens with chance Vⁿ: the others
-    weigh 1/(1 − Vⁿ), so that the mean over draws is right.
-    """
+    """E‖λ̂ − G‖ below ``"final"``: the answer's own share exact, the rest a mean over rollouts."""
     value, gradient = found.value[:, 0], found.gradient[:, 0].double()
     scores, logp = prompt_state_scores(policy, drawn, found.site)
     check_log_probabilities(policy, drawn, logp)
@@ -153,6 +147,7 @@ def _over_rollouts(
     own_chance, own_scores = _accepted_scores(policy, prompts, found.site)
     wrong = (drawn.rewards.to(value) < 1).double()
     misses = wrong.sum(1).clamp(min=1)
+    # With chance Vⁿ all n rollouts earn 1 and give no rest, so the others weigh 1/(1 − Vⁿ).
     some = -torch.expm1(wrong.shape[1] * value.log())
     share = torch.where(value < 1, (1 - value) / some, 0.0)
     errors = {}

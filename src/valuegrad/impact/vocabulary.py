@@ -1,8 +1,5 @@
 """Eqs. 24 to 28 in closed form for one-token answers: every expectation a sum over the vocabulary.
 
-One of three ways to measure, beside `teacher_forced` and `sampled`: `measure`, `update`, `rewards`.
-No action is sampled.
-
 N prompts · B of them · D width · V vocabulary
 """
 
