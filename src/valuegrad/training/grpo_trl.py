@@ -8,7 +8,6 @@ P prompts of an update · G completions a prompt
 
 import copy
 import logging
-import math
 import random
 import tempfile
 import warnings
@@ -24,13 +23,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError
-from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.methods import advantages, zero_spread
 from valuegrad.model.batches import TRAINING_TOKENS
 from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.model.precision import use_true_float64
 from valuegrad.prompts import Prompts, TaskPrompts
-from valuegrad.training.run import Training, not_finite, prompt_order
+from valuegrad.training.run import Training, held_out_reward, not_finite, prompt_order
 
 
 def train_with_trl(
@@ -49,7 +47,7 @@ def train_with_trl(
     if budget.beta > 0 and budget.kl == "exact":
         wanted = "k3 with the engine trl, which estimates the penalty"
         raise UserError("kl", "exact", wanted, "pass k3")
-    before = _reward(policy, prompts.evaluation, budget)
+    before = held_out_reward(policy, prompts.evaluation, budget)
     learner = _learner(policy)
     recorder = _Recorder(learner, prompts.evaluation, budget, progress)
     with _quiet(), _global_state_kept(), tempfile.TemporaryDirectory() as scratch:
@@ -126,15 +124,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self.progress(state.global_step)
         if state.global_step in self.budget.updates:
             model.eval()
-            self.after.append(_reward(self.learner, self.prompts, self.budget))
+            self.after.append(held_out_reward(self.learner, self.prompts, self.budget))
             model.train()
-
-
-def _reward(policy: Policy, prompts: Prompts, budget: Budget) -> float:
-    reward = float(held_out_rewards(policy, prompts).mean())
-    if not math.isfinite(reward):
-        raise not_finite(budget)
-    return reward
 
 
 def _learner(policy: Policy) -> Policy:
@@ -148,11 +139,8 @@ def _learner(policy: Policy) -> Policy:
 def _arguments(budget: Budget, prompts: Prompts, policy: Policy, seed: int, folder: str) -> Any:
     sequences = budget.prompts_per_update * budget.group_size
     longest = max(map(len, prompts.tokens)) + prompts.max_tokens
-    passes = next(
-        n
-        for n in range(1, sequences + 1)
-        if sequences % n == 0 and (sequences // n * longest <= TRAINING_TOKENS or n == sequences)
-    )
+    sizes = (n for n in range(1, sequences + 1) if sequences % n == 0)
+    batch = max(n for n in sizes if n == 1 or n * longest <= TRAINING_TOKENS)
     arguments = GRPOConfig(
         output_dir=folder,
         seed=seed,
@@ -166,8 +154,8 @@ def _arguments(budget: Budget, prompts: Prompts, policy: Policy, seed: int, fold
         lr_scheduler_type="constant",
         warmup_steps=0,
         max_grad_norm=budget.max_gradient_norm,
-        per_device_train_batch_size=sequences // passes,
-        gradient_accumulation_steps=passes,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=sequences // batch,
         num_generations=budget.group_size,
         num_iterations=budget.inner_epochs,
         shuffle_dataset=False,
@@ -200,9 +188,8 @@ def _arguments(budget: Budget, prompts: Prompts, policy: Policy, seed: int, fold
 def _dataset(prompts: Prompts, budget: Budget, seed: int) -> Any:
     """Rows in the own loop's order: no prompt is dropped, none comes again before all came once."""
     batches = -(-budget.updates[-1] // budget.inner_epochs)
-    drawn = prompt_order(
-        len(prompts), budget.prompts_per_update, torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = prompt_order(len(prompts), budget.prompts_per_update, generator)
     rows = [row for _ in range(batches) for row in next(drawn)]
     return Dataset.from_dict({"prompt": [prompts.examples[r].prompt for r in rows], "row": rows})
 

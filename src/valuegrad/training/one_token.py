@@ -7,20 +7,18 @@ B prompts of an update · G actions a prompt · V vocabulary
 """
 
 import copy
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from valuegrad.budget import Budget
-from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.methods import advantages, zero_spread
 from valuegrad.model.batches import final_states
 from valuegrad.model.policy import Policy, check_full_precision, logits
 from valuegrad.prompts import Prompts, TaskPrompts
 from valuegrad.training.objective import grpo_objective
-from valuegrad.training.run import Training, not_finite, prompt_order
+from valuegrad.training.run import Training, held_out_reward, not_finite, prompt_order
 
 
 def train_one_token(
@@ -38,7 +36,7 @@ def train_one_token(
     optimiser = torch.optim.Adam(parameters, lr=budget.learning_rate)
     generator = torch.Generator().manual_seed(seed)
     order = prompt_order(len(prompts.train), budget.prompts_per_update, generator)
-    before = float(held_out_rewards(policy, prompts.evaluation).mean())
+    before = held_out_reward(policy, prompts.evaluation, budget)
     after: list[float] = []
     equal_groups = groups = done = 0
     while done < budget.updates[-1]:
@@ -47,16 +45,12 @@ def train_one_token(
             loss = -batch.objective(learner, generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(
-                parameters, budget.max_gradient_norm, error_if_nonfinite=False
-            )
+            torch.nn.utils.clip_grad_norm_(parameters, budget.max_gradient_norm)
             optimiser.step()
             done += 1
             progress(done)
             if done in budget.updates:
-                after.append(float(held_out_rewards(learner, prompts.evaluation).mean()))
-                if not math.isfinite(after[-1]):
-                    raise not_finite(budget)
+                after.append(held_out_reward(learner, prompts.evaluation, budget))
         equal_groups += batch.equal_groups
         groups += len(batch.rows)
     return Training(seed, budget, before, tuple(after), equal_groups / groups, "one_token")

@@ -1,5 +1,6 @@
 """What every engine shares: the result of a run, the order of its prompts, and how one fails."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ import torch
 
 from valuegrad.budget import Budget
 from valuegrad.errors import RunError
+from valuegrad.impact.held_out import held_out_rewards
+from valuegrad.model.policy import Policy
+from valuegrad.prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ def prompt_order(count: int, size: int, generator: torch.Generator) -> Iterator[
             waiting += torch.randperm(count, generator=generator).tolist()
         yield waiting[:size]
         waiting = waiting[size:]
+
+
+def held_out_reward(policy: Policy, prompts: Prompts, budget: Budget) -> float:
+    """The mean held-out reward of a run's policy, if that is finite."""
+    reward = float(held_out_rewards(policy, prompts).mean())
+    if not math.isfinite(reward):
+        raise not_finite(budget)
+    return reward
 
 
 def not_finite(budget: Budget) -> RunError:
