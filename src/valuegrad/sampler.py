@@ -215,5 +215,4 @@ def _uniform(seed: int, prefix: Sequence[int], size: int, most: int) -> Float[Te
     digest = hashlib.sha256(repr((seed, tuple(prefix))).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     # Step by step, so that a higher limit leaves the first steps as they are.
-    steps = [torch.rand(size, generator=generator, dtype=torch.float64) for _ in range(most)]
-    return torch.stack(steps, dim=1)
+    return torch.rand(most, size, generator=generator, dtype=torch.float64).T

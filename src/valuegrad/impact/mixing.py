@@ -37,8 +37,7 @@ class Mixing:
 
     def expected(self, values: FloatArray) -> FloatArray:
         """E[f(p) | k] of each prompt, from f at each grid point (infinite where p is ruled out)."""
-        found: FloatArray = np.where(self.posterior > 0, self.posterior * values, 0.0).sum(1)
-        return found
+        return np.asarray(np.where(self.posterior > 0, self.posterior * values, 0.0).sum(1))
 
 
 def mixing(

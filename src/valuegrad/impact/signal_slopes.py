@@ -21,8 +21,7 @@ RIDGE = 3e-3
 
 def inverse_deviation(p: FloatArray) -> FloatArray:
     """1/(σ + ξ) of a reward that is 1 with probability p and 0 otherwise."""
-    found: FloatArray = 1 / (np.sqrt(p * (1 - p)) + XI)
-    return found
+    return np.asarray(1 / (np.sqrt(p * (1 - p)) + XI))
 
 
 def signal_slopes(fit: Mixing, successes: FloatArray, rollouts: int) -> FloatArray:

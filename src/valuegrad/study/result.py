@@ -104,9 +104,6 @@ class StudyResult:
     checkpoints: tuple[Annotated[CheckpointResult, BeforeValidator(_parted)], ...]
 
 
-_ADAPTER = TypeAdapter(StudyResult)
-
-
 def study_document(result: StudyResult) -> dict[str, Any]:
     """The JSON document of ``valuegrad study``, but for its paths: `to_json` makes it text."""
     rows = []
@@ -120,7 +117,7 @@ def study_document(result: StudyResult) -> dict[str, Any]:
 def study_result(document: Any) -> StudyResult:
     """Read the document back; ValueError with the key that is missing or of the wrong kind."""
     try:
-        return _ADAPTER.validate_python(document)
+        return TypeAdapter(StudyResult).validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

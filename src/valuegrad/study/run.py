@@ -5,7 +5,7 @@ Scores come first, so that the ranking is there before any RL runs.
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,7 @@ def _score(config: StudyConfig, task: Task, policy: Policy) -> dict[str, Any]:
         sampling=config.sampling,
     )
     # Names are no part of a record: a checkpoint that moved is the same checkpoint.
-    kept = [f.name for f in fields(found) if f.name not in (*_NAMES, "seconds")]
-    return {name: getattr(found, name) for name in kept}
+    return {k: v for k, v in vars(found).items() if k not in (*_NAMES, "seconds")}
 
 
 def _train(config: StudyConfig, task: Task, seed: int, policy: Policy) -> dict[str, Any]:
