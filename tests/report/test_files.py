@@ -29,7 +29,7 @@ def outcome(name, readiness):
 
 def test_a_rebuilt_report_is_the_one_that_was_written(tmp_path):
     written = write_study(tmp_path, result(), outcome("a", [0.1]))
-    files = {path: Path(path).read_bytes() for path in (written.report, *written.figures)}
+    files = {path: Path(path).read_bytes() for path in (written["report"], *written["figures"])}
     assert json.loads((tmp_path / "study.json").read_text()) == document()
     for path in files:
         Path(path).unlink()

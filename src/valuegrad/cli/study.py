@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,8 +64,8 @@ def study(
         reasons = [p.reasons.get("spearman") for p in result.predictors.values()]
         none = f"No correlations: {reasons[0]}" if all(reasons) else ""
         shown.append(none or predictor_table(result))
-    document = {**study_document(result), "paths": asdict(paths)}
-    return deliver(common, document, *shown, paths=[_page(paths.report)], found=outcome)
+    document = {**study_document(result), "paths": paths}
+    return deliver(common, document, *shown, paths=[_page(paths)], found=outcome)
 
 
 def score(
@@ -180,11 +180,11 @@ def report(
     from valuegrad.report.files import rebuild_report
 
     paths = rebuild_report(folder)
-    deliver(common, asdict(paths), paths=[_page(paths.report)], name="report")
+    deliver(common, paths, paths=[_page(paths)], name="report")
 
 
-def _page(report: str) -> str:
-    return f"Open {Path(report).resolve().as_uri()}"
+def _page(paths: dict[str, Any]) -> str:
+    return f"Open {Path(paths['report']).resolve().as_uri()}"
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,25 +22,14 @@ COLUMNS = ["checkpoint", "prompt", "verdict", "readiness", "reward", "signal", "
 """The columns of ``readiness.parquet``, where the prompts that can teach most come first."""
 
 
-@dataclass(frozen=True)
-class StudyPaths:
-    """Where a study's files lie."""
-
-    report: str
-    figures: list[str]
-    records: str
-    prompts: str
-    readiness: str
-
-
-def write_study(folder: Path, result: StudyResult, outcome: Outcome) -> StudyPaths:
-    """Write ``study.json``, the per-prompt rows, the figures and the page."""
+def write_study(folder: Path, result: StudyResult, outcome: Outcome) -> dict[str, Any]:
+    """Write ``study.json``, the per-prompt rows, the figures and the page; where they lie."""
     write_prompts(folder, outcome)
     write_atomically(folder / SUMMARY, to_json(study_document(result)))
     return _with_report(folder, result)
 
 
-def rebuild_report(folder: Path) -> StudyPaths:
+def rebuild_report(folder: Path) -> dict[str, Any]:
     """Make figures and page anew from ``study.json``; UserError if that cannot be read."""
     path = folder / SUMMARY
     if not path.is_file():
@@ -89,12 +78,8 @@ def _with_others(path: Path, rows: pa.Table) -> pa.Table:
         return rows  # Damaged, or another program's; the records behind it are kept.
 
 
-def _with_report(folder: Path, result: StudyResult) -> StudyPaths:
-    figures = write_report(result, folder)
-    return StudyPaths(
-        report=str(folder / "report.html"),
-        figures=[str(folder / name) for name in figures],
-        records=str(folder / "records"),
-        prompts=str(folder / PROMPTS),
-        readiness=str(folder / READINESS),
-    )
+def _with_report(folder: Path, result: StudyResult) -> dict[str, Any]:
+    figures = [str(folder / name) for name in write_report(result, folder)]
+    names = {"records": "records", "prompts": PROMPTS, "readiness": READINESS}
+    others = {what: str(folder / name) for what, name in names.items()}
+    return {"report": str(folder / "report.html"), "figures": figures, **others}
