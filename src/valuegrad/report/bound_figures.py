@@ -7,24 +7,13 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
+from valuegrad.report import theme
 from valuegrad.report.numbers import number
-from valuegrad.report.theme import (
-    CHOSEN,
-    INK,
-    MEASURED,
-    PAPER,
-    WIDTH,
-    curve,
-    drawn,
-    series_colour,
-    small_title,
-    titled,
-)
 
 SERIES = {
-    "gap": ("measured gap", MEASURED),
-    "bound_linear": ("sharp bound, N·min(½, 1−‖p‖², H)", CHOSEN),
-    "bound_paper": ("the paper's, N·2C√(H/log V)", PAPER),
+    "gap": ("measured gap", theme.MEASURED),
+    "bound_linear": ("sharp bound, N·min(½, 1−‖p‖², H)", theme.CHOSEN),
+    "bound_paper": ("the paper's, N·2C√(H/log V)", theme.PAPER),
 }
 COLUMNS = 5
 LARGEST = 340
@@ -35,9 +24,9 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
     """Gap and bounds over the entropy on log axes, a panel a checkpoint, above the medians."""
     checkpoints = summary["checkpoints"]
     columns = min(COLUMNS, len(checkpoints))
-    size = min(WIDTH // columns - 50, LARGEST)
+    size = min(theme.WIDTH // columns - 50, LARGEST)
     entropy, norm = _entropies(points), _norms(points)
-    colour = series_colour("series", dict(SERIES.values()), columns=3)
+    colour = theme.series_colour("series", dict(SERIES.values()), columns=3)
     panels = []
     for place, row in enumerate(checkpoints):
         lowest, leftmost = place + COLUMNS >= len(checkpoints), place % COLUMNS == 0
@@ -53,7 +42,7 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
             for name, (title, _) in SERIES.items()
             if p["entropy"] > 0 and p[name] > 0
         ]
-        panel = drawn(rows, {"series": "what", "prompt": "end of the prompt"})
+        panel = theme.drawn(rows, {"series": "what", "prompt": "end of the prompt"})
         panels.append(
             panel.mark_point(filled=True, size=14, opacity=0.7)
             .encode(
@@ -61,7 +50,7 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
                 y=alt.Y("value:Q", title="norm (log)" if leftmost else None, **norm),
                 color=colour,
             )
-            .properties(width=size, height=size, title=small_title(_label(row)))
+            .properties(width=size, height=size, title=theme.small_title(_label(row)))
         )
     whole = alt.concat(*panels, columns=columns, spacing={"row": 14, "column": 14})
     if len(checkpoints) > 1:
@@ -74,7 +63,7 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
     title = f"The sampling gap stays below its bounds, the sharp one {tighter} times tighter"
     if summary["violations"]:
         title = f"{summary['violations']} of {summary['points']} points break a bound"
-    return titled(whole, title, subtitle)
+    return theme.titled(whole, title, subtitle)
 
 
 def _trajectory(checkpoints: Sequence[Row]) -> ChartType:
@@ -86,11 +75,13 @@ def _trajectory(checkpoints: Sequence[Row]) -> ChartType:
             {"x": x, "value": row[name], "label": _label(row)}
             for x, row in zip(places, checkpoints, strict=True)
         ]
-        base = drawn(rows, {"label": "checkpoint"}).encode(
+        base = theme.drawn(rows, {"label": "checkpoint"}).encode(
             x=alt.X("x:Q", title=axis), y=alt.Y("value:Q", title=None)
         )
-        panel = curve(base, 30, "value", {"strokeWidth": 1.5, "color": INK}, color=INK)
-        panels.append(panel.properties(width=WIDTH // 2 - 70, height=150, title=small_title(title)))
+        line = {"strokeWidth": 1.5, "color": theme.INK}
+        panel = theme.curve(base, 30, "value", line, color=theme.INK)
+        size = {"width": theme.WIDTH // 2 - 70, "height": 150}
+        panels.append(panel.properties(**size, title=theme.small_title(title)))
     return alt.hconcat(*panels, spacing=30)
 
 

@@ -6,20 +6,9 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
+from valuegrad.report import theme
 from valuegrad.report.findings import reason, sorted_predictors
 from valuegrad.report.numbers import UNDEFINED, fixed, number, p_value
-from valuegrad.report.theme import (
-    CHOSEN,
-    INK,
-    PAPER,
-    QUIET,
-    ROW,
-    dots,
-    drawn,
-    intervals,
-    small_title,
-    titled,
-)
 from valuegrad.study.predictors import meaning
 from valuegrad.study.result import PredictorResult, StudyResult
 
@@ -37,16 +26,16 @@ TOOLTIP = {
 
 def predictors(result: StudyResult) -> ChartType:
     """One row a predictor, the highest correlation first and undefined ones last."""
-    colours = {result.ranked_by: CHOSEN, "p_gap": PAPER}
+    colours = {result.ranked_by: theme.CHOSEN, "p_gap": theme.PAPER}
     found = sorted_predictors(result)
-    base = drawn([_row(name, p, colours.get(name)) for name, p in found.items()], TOOLTIP)
+    base = theme.drawn([_row(name, p, colours.get(name)) for name, p in found.items()], TOOLTIP)
     scale = {"domain": list(found)}
     axis = {
         "ticks": False,
         "domain": False,
         "labelFontSize": 12,
         "labelPadding": 10,
-        "labelColor": _by_name(colours, INK),
+        "labelColor": _by_name(colours, theme.INK),
         "labelFontWeight": _by_name(dict.fromkeys(colours, 600), 400),
     }
     x = {
@@ -58,10 +47,10 @@ def predictors(result: StudyResult) -> ChartType:
         y=alt.Y("predictor:N", scale=scale, title=None, axis=axis),
         color=alt.Color("colour:N", scale=None),
     )
-    zero = drawn([{"rho": 0}]).mark_rule(color=QUIET).encode(x=alt.X("rho:Q", **x))
-    bars = intervals(marks, x, strokeWidth=4, opacity=0.4)
-    points = dots(marks, 90, "rho").encode(x=alt.X("rho:Q", **x))
-    height = {"step": ROW}
+    zero = theme.drawn([{"rho": 0}]).mark_rule(color=theme.QUIET).encode(x=alt.X("rho:Q", **x))
+    bars = theme.intervals(marks, x, strokeWidth=4, opacity=0.4)
+    points = theme.dots(marks, 90, "rho").encode(x=alt.X("rho:Q", **x))
+    height = {"step": theme.ROW}
     plot = alt.layer(zero, bars, points).properties(width=420, height=height)
     columns = [
         base.mark_text(align="left", fontSize=12, x=0)
@@ -70,10 +59,10 @@ def predictors(result: StudyResult) -> ChartType:
             text=f"{name}:N",
             color=alt.Color("text colour:N", scale=None),
         )
-        .properties(width=width, height=height, title=small_title(TOOLTIP[name]))
+        .properties(width=width, height=height, title=theme.small_title(TOOLTIP[name]))
         for name, width in (("text", 140), ("meaning", 280))
     ]
-    return titled(alt.hconcat(plot, *columns, spacing=16), _title(result), _subtitle(result))
+    return theme.titled(alt.hconcat(plot, *columns, spacing=16), _title(result), _subtitle(result))
 
 
 def _row(name: str, found: PredictorResult, colour: str | None) -> dict[str, Any]:
@@ -91,8 +80,8 @@ def _row(name: str, found: PredictorResult, colour: str | None) -> dict[str, Any
         "partial": number(found.partial_given_reward),
         "regret": number(found.regret),
         "why": reason(found.reasons, "spearman") if undefined else UNDEFINED,
-        "colour": colour or QUIET,
-        "text colour": colour or INK,
+        "colour": colour or theme.QUIET,
+        "text colour": colour or theme.INK,
     }
 
 
