@@ -7,23 +7,9 @@ import altair as alt
 import numpy as np
 from altair.typing import ChartType
 
-from valuegrad.report import trajectory
+from valuegrad.report import theme, trajectory
 from valuegrad.report.findings import mean_gains, measurements
 from valuegrad.report.numbers import fixed, number
-from valuegrad.report.theme import (
-    CHOSEN,
-    LINES,
-    MEASURED,
-    PAPER,
-    QUIET,
-    defined,
-    dots,
-    drawn,
-    series_colour,
-    small_title,
-    spans,
-    titled,
-)
 from valuegrad.study import statistics
 from valuegrad.study.result import StudyResult
 from valuegrad.study.statistics import FloatArray
@@ -37,13 +23,13 @@ def scatter(result: StudyResult) -> ChartType:
     """The gain against the ranking's predictor, and against the paper's score."""
     panels = [_scatter_panel(result, name) for name in compared(result)]
     subtitle = "One point a checkpoint; bars: ± one standard deviation over seeds."
-    return titled(alt.hconcat(*panels, spacing=40), _relation_title(result), subtitle)
+    return theme.titled(alt.hconcat(*panels, spacing=40), _relation_title(result), subtitle)
 
 
 def z_scores(result: StudyResult) -> ChartType:
     """A row a predictor: the correlation on the left, the curve per checkpoint on the right."""
     rows = [_row(result, name, colour) for name, colour in compared(result).items()]
-    return titled(
+    return theme.titled(
         alt.vconcat(*rows, spacing=24).resolve_scale(color="independent"),
         "On one scale: gain and prediction in standard deviations from the mean checkpoint",
         "Bars: ± one standard deviation of the gain over the numbers of updates.",
@@ -52,13 +38,14 @@ def z_scores(result: StudyResult) -> ChartType:
 
 def compared(result: StudyResult) -> dict[str, str]:
     """The two predictors that are held against the gain, and their colours."""
-    return {result.ranked_by: CHOSEN, "p_gap": PAPER}
+    return {result.ranked_by: theme.CHOSEN, "p_gap": theme.PAPER}
 
 
 def panel_title(result: StudyResult, name: str) -> alt.Title:
     """A predictor with its rank correlation."""
     rho = result.predictors[name].spearman_gain
-    return small_title(f"{name}: Spearman {'undefined' if math.isnan(rho) else fixed(rho)}", 12)
+    text = "undefined" if math.isnan(rho) else fixed(rho)
+    return theme.small_title(f"{name}: Spearman {text}", 12)
 
 
 def _relation_title(result: StudyResult) -> str:
@@ -85,14 +72,14 @@ def _scatter_panel(result: StudyResult, name: str) -> ChartType:
     rows = trajectory.checkpoint_rows(result, **columns, **texts)
     unit = "paper's score, (Σ − Λ) × headroom" if name == "p_gap" else "reward"
     tooltip = {"checkpoint": "checkpoint", "text": name, "gain text": "mean gain (reward)"}
-    base = defined(drawn(rows, tooltip), "value", "gain").encode(
+    base = theme.defined(theme.drawn(rows, tooltip), "value", "gain").encode(
         x=alt.X("value:Q", title=f"{name} ({unit})", **trajectory.wide_scale(values))
     )
     title = "mean gain (reward)"
-    points = dots(base, 90).encode(
+    points = theme.dots(base, 90).encode(
         y=alt.Y("gain:Q", title=title), color=trajectory.checkpoint_colour(result)
     )
-    return alt.layer(spans(base, title), points).properties(
+    return alt.layer(theme.spans(base, title), points).properties(
         width=380, height=280, title=panel_title(result, name)
     )
 
@@ -108,7 +95,7 @@ def _row(result: StudyResult, name: str, colour: str) -> ChartType:
     left = _cloud(rows, tooltip, colour).properties(
         width=300, height=HEIGHT, title=panel_title(result, name)
     )
-    colours = {"mean gain": MEASURED, name: colour}
+    colours = {"mean gain": theme.MEASURED, name: colour}
     right = _curves(rows, tooltip, colours, trajectory.checkpoint_axis(result, 500)).properties(
         width=500, height=HEIGHT
     )
@@ -117,15 +104,15 @@ def _row(result: StudyResult, name: str, colour: str) -> ChartType:
 
 def _cloud(rows: list[dict[str, Any]], tooltip: dict[str, str], colour: str) -> ChartType:
     """One point a checkpoint, and the line on which gain and prediction are equal."""
-    base, title = drawn(rows, tooltip), tooltip["gain text"]
+    base, title = theme.drawn(rows, tooltip), tooltip["gain text"]
     x = alt.X("value:Q", title=tooltip["text"], axis=AXIS)
     y = alt.Y("gain:Q", title=title, axis=AXIS)
-    points = dots(base, 70, "value", "gain").encode(x=x, y=y, color=alt.value(colour))
-    pairs = [(row["gain"], row["value"]) for row in rows]
-    both = [z for pair in pairs if np.isfinite(pair).all() for z in pair]
-    ends = [{"value": end, "gain": end} for end in (min(both), max(both))] if both else []
-    equal = drawn(ends).mark_line(strokeDash=[4, 4], strokeWidth=1, color=QUIET).encode(x=x, y=y)
-    return alt.layer(equal, spans(base, title, "value").encode(x=x), points)
+    points = theme.dots(base, 70, "value", "gain").encode(x=x, y=y, color=alt.value(colour))
+    both = [row[field] for row in rows for field in ("gain", "value")]
+    ends = (min(both), max(both)) if np.isfinite(both).all() else ()
+    equal = theme.drawn([{"value": end, "gain": end} for end in ends]).encode(x=x, y=y)
+    equal = equal.mark_line(strokeDash=[4, 4], strokeWidth=1, color=theme.QUIET)
+    return alt.layer(equal, theme.spans(base, title, "value").encode(x=x), points)
 
 
 def _curves(
@@ -137,23 +124,19 @@ def _curves(
         {**row, "series": name, "z": row[field]} for row in rows for name, field in fields.items()
     ]
     title = "standard deviations"
-    base = drawn(long, tooltip).encode(
+    base = theme.drawn(long, tooltip).encode(
         x=x,
         y=alt.Y("z:Q", title=title, axis=AXIS),
-        color=series_colour("series", colours, **LINES),
+        color=theme.series_colour("series", colours, **theme.LINES),
     )
-    bars = spans(drawn(rows), title).encode(x=x)
-    return alt.layer(bars, base.mark_line(strokeWidth=2), dots(base, 35, "z"))
+    bars = theme.spans(theme.drawn(rows), title).encode(x=x)
+    return alt.layer(bars, base.mark_line(strokeWidth=2), theme.dots(base, 35, "z"))
 
 
 def _spread_over_updates(result: StudyResult) -> FloatArray:
     """The deviation of each gain over numbers of updates, in deviations of the mean gain."""
     unit = float(np.std(mean_gains(result)))
-    return np.array(
-        [
-            float(np.std(list(found.gain_by_updates.values()), ddof=1)) / unit
-            if len(found.gain_by_updates) > 1 and unit > 0
-            else np.nan
-            for found in result.checkpoints
-        ]
-    )
+    gains = np.array([list(found.gain_by_updates.values()) for found in result.checkpoints])
+    if gains.shape[1] < 2 or not unit > 0:
+        return np.full(len(gains), np.nan)
+    return np.asarray(gains.std(axis=1, ddof=1) / unit)
