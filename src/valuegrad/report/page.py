@@ -4,7 +4,6 @@ The page is the same bytes for the same result, but for the wall-clock times; th
 elements with the attribute ``data-timing`` and nowhere else.
 """
 
-import json
 import math
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +21,7 @@ from valuegrad.report.predictor_figure import predictors
 from valuegrad.report.ranking_figure import ranking
 from valuegrad.report.readiness_figure import readiness
 from valuegrad.report.score_figures import scatter, z_scores
-from valuegrad.report.theme import themed
+from valuegrad.report.theme import specification
 from valuegrad.study.result import StudyResult
 
 SHARPNESS = 2  # pixels of a PNG a pixel of the drawing
@@ -44,7 +43,7 @@ def write_report(result: StudyResult, folder: Path) -> list[str]:
 
 def draw(chart: ChartType, folder: Path, name: str) -> list[str]:
     """Write one figure as SVG, PNG and an interactive page of its own, and give their paths."""
-    spec = json.dumps(themed(chart).to_dict())
+    spec = specification(chart)
     paths = _draw(spec, folder, name)
     write_atomically(folder / f"{name}.html", vl_convert.vegalite_to_html(spec, bundle=True))
     return [str(folder / path) for path in [*paths, f"{name}.html"]]
@@ -60,7 +59,7 @@ def _draw(spec: str, folder: Path, name: str) -> list[str]:
 def specifications(result: StudyResult) -> dict[str, str]:
     """Every figure that a study has the measurements for by name, in Vega-Lite's JSON."""
     figures = TRAINED if result.trained else UNTRAINED
-    return {f.__name__: json.dumps(themed(f(result)).to_dict()) for f in figures}
+    return {figure.__name__: specification(figure(result)) for figure in figures}
 
 
 def page(result: StudyResult, specs: dict[str, str]) -> str:

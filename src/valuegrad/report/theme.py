@@ -30,9 +30,9 @@ _TEXT = {
 }
 
 
-def themed(chart: ChartType) -> ChartType:
-    """Give a finished chart the type, colours, grid and spacing that all figures share."""
-    return chart.configure(
+def specification(chart: ChartType) -> str:
+    """A finished chart in Vega-Lite's JSON, with the type, colours and grid that all share."""
+    whole = chart.configure(
         font="system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
         padding=4,
         view={"stroke": None},
@@ -57,6 +57,7 @@ def themed(chart: ChartType) -> ChartType:
         },
         legend={**_TEXT, "labelLimit": 320, "titleLimit": 320, "symbolStrokeWidth": 2},
     )
+    return str(whole.to_json(indent=None, sort_keys=False))
 
 
 def titled(chart: ChartType, text: str, subtitle: Any = alt.Undefined) -> ChartType:
