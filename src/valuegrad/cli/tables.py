@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from valuegrad.report.findings import sorted_predictors
-from valuegrad.report.trace_text import shown, site_label
+from valuegrad.report.trace_text import shown, site_label, site_name
 from valuegrad.study.result import StudyResult
 from valuegrad.theory.statement import Statement
 from valuegrad.theory.trace import Trace
@@ -107,20 +107,16 @@ def bound_table(summary: Row) -> Table:
     return table(columns, rows)
 
 
-def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
-    """The percentage of the credit at some sites that goes to each token.
-
-    Of more than `rows` tokens those with the most credit at the middle site are shown;
-    ``transported`` is the transport share there.
-    """
-    chosen, middle = table_sites(trace), trace.middle
+def trace_table(trace: Trace) -> Table:
+    """The percentage of the credit at some sites that goes to each token; see `trace_legend`."""
+    chosen, middle = _table_sites(trace), trace.middle
     order = trace.total[middle].argsort(descending=True, stable=True).tolist()
     result = Table(box=None, header_style="bold", pad_edge=False)
     sites = [site_label(trace.sites[s]) for s in chosen]
     for name in ("", "", "token", "logp", *sites, "transported"):
         result.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     share, carried = trace.credit_share, trace.transport_share
-    for i in sorted(order[:rows]):
+    for i in sorted(order[:TABLE_ROWS]):
         token = trace.tokens[i]
         cells = [100 * float(share[s, i]) for s in chosen]
         result.add_row(
@@ -134,7 +130,21 @@ def trace_table(trace: Trace, rows: int = TABLE_ROWS) -> Table:
     return result
 
 
-def table_sites(trace: Trace) -> list[int]:
+def trace_legend(trace: Trace) -> str:
+    """What is left out of a table of a trace, and what its columns are."""
+    place, count = site_name(trace.sites[trace.middle]), len(trace.tokens)
+    shown, sites = len(_table_sites(trace)), len(trace.sites)
+    left_out = f"Of {sites} sites {shown}; --site chooses, --json has all. "
+    kept = f"Of {count} tokens the {TABLE_ROWS} with the most credit at {place}; --json has all. "
+    return (
+        (kept if count > TABLE_ROWS else "")
+        + (left_out if shown < sites else "")
+        + "Columns of sites: a token's share of the credit there, in percent. →: the completion. "
+        + f"transported: of the credit at {place}, ‖transported‖ / ‖total‖."
+    )
+
+
+def _table_sites(trace: Trace) -> list[int]:
     """Which sites fit a table: the middle one and five or four others, spread evenly."""
     last = len(trace.sites) - 1
     return sorted({trace.middle, *(round(last * i / 4) for i in range(5))})

@@ -17,7 +17,6 @@ from valuegrad.theory.settings import MAX_TOKENS, PROMPT
 if TYPE_CHECKING:
     from valuegrad.checkpoints.prefetch import Progress
     from valuegrad.model.policy import Policy
-    from valuegrad.theory.trace import Trace
 
 
 def verify(
@@ -131,7 +130,7 @@ def trace(
     """
     from rich.text import Text
 
-    from valuegrad.cli.tables import trace_table
+    from valuegrad.cli.tables import trace_legend, trace_table
     from valuegrad.report.trace_figures import trace_chart
     from valuegrad.report.trace_text import finding
     from valuegrad.theory.trace import trace as costates
@@ -147,25 +146,9 @@ def trace(
             max_tokens=max_tokens,
             seed=seed,
         )
-    shown = (Text(finding(found)), trace_table(found), _legend(found))
+    shown = (Text(finding(found)), trace_table(found), trace_legend(found))
     chart = partial(trace_chart, found)
     deliver(common, trace_document(found), *shown, name="trace", chart=chart)
-
-
-def _legend(found: Trace) -> str:
-    from valuegrad.cli.tables import TABLE_ROWS, table_sites
-    from valuegrad.report.trace_text import site_name
-
-    place, count = site_name(found.sites[found.middle]), len(found.tokens)
-    shown, sites = len(table_sites(found)), len(found.sites)
-    left_out = f"Of {sites} sites {shown}; --site chooses, --json has all. "
-    kept = f"Of {count} tokens the {TABLE_ROWS} with the most credit at {place}; --json has all. "
-    return (
-        (kept if count > TABLE_ROWS else "")
-        + (left_out if shown < sites else "")
-        + "Columns of sites: a token's share of the credit there, in percent. →: the completion. "
-        + f"transported: of the credit at {place}, ‖transported‖ / ‖total‖."
-    )
 
 
 @contextmanager
