@@ -1,8 +1,7 @@
 """What an RL run in TRL still has to gain: credit measurements of its own rollouts, as it runs.
 
-A `CreditMonitor` looks at the completions, rewards and advantages that a GRPOTrainer has just made,
-at the weights that made them, once every N updates. It costs two forward and two backward passes
-over some of the groups, no parameter gradients among them, and two forward passes over all.
+A measurement costs two forward and two backward passes over some of the groups, no parameter
+gradients among them, and two forward passes over all.
 
 N groups · G completions of each · B = N·G sequences · T completion tokens
 """
@@ -159,13 +158,14 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         headrooms = sampled_headrooms(whole, alpha, binary_rewards(whole)) if len(whole) else whole
         found = {
             "headroom": float(headrooms.mean()),
-            "zero_spread_groups": float((groups.whole.amax(1) == groups.whole.amin(1)).sum()),
+            "zero_spread_groups": float((whole.amax(1) == whole.amin(1)).sum()),
         }
-        then, self._weights = self._weights, _copied(self._trainer.model)
-        scorable = groups.scorable()
-        if not scorable:
+        parameters = self._trainer.model.named_parameters()
+        weights = {name: p.data for name, p in parameters if p.requires_grad}
+        then, self._weights = self._weights, {k: x.to("cpu", copy=True) for k, x in weights.items()}
+        if not groups.scorable:
             return found
-        chosen = scorable[: self.groups]
+        chosen = groups.scorable[: self.groups]
         sequences, _ = groups.sequences(self._policy, chosen)
         costates = costates_at(self._policy, sequences, (self.site, self._middle))
         rewards, signal = groups.rewards[chosen], groups.advantages[chosen]
@@ -175,22 +175,21 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         shares = costates[self._middle].transport_share[credited]
         found["transport_share"] = float(shares.double().nanmean())
         if since is not None:
-            log_now = self._log_probabilities(groups, scorable)
+            log_now = self._log_probabilities(groups)
             share = BACK if torch.finfo(self._policy.head.dtype).bits >= 32 else 1.0
-            with _moved_back(self._trainer.model, then, self._weights, share):
-                log_then = self._log_probabilities(groups, scorable)
-            known, change = groups.rewards[scorable], log_now - log_then
+            with _moved_back(weights, then, self._weights, share):
+                log_then = self._log_probabilities(groups)
+            known, change = groups.rewards[groups.scorable], log_now - log_then
             covariance = ((known - known.mean(1, keepdim=True)) * change).sum(1)
             gains = covariance / (known.shape[1] - 1) * (self.every / since / share)
             found["predicted_gain"] = float(gains.mean())
             found["predicted_gain_error"] = float(gains.std() / math.sqrt(len(gains)))
         return found
 
-    def _log_probabilities(self, groups: "_Groups", chosen: list[int]) -> Float[Tensor, "N G"]:
+    def _log_probabilities(self, groups: "_Groups") -> Float[Tensor, "N G"]:
         parts = []
-        for start in range(0, len(chosen), self.groups):
-            part = chosen[start : start + self.groups]
-            sequences, own = groups.sequences(self._policy, part)
+        for part in torch.tensor(groups.scorable).split(self.groups):
+            sequences, own = groups.sequences(self._policy, part.tolist())
             logp = costates_at(self._policy, sequences, ("final",), split=False)["final"].logp
             parts.append((logp.double() * own).sum(1).cpu().view(len(part), -1))
         return torch.cat(parts)
@@ -213,12 +212,10 @@ class _Groups:
         self.rewards = rewards[:count]
         advantages = batch["advantages"][: count * size].double().cpu()
         self.advantages = advantages.view(count, size, -1)[:, :, 0]
-        self.lengths = batch["completion_mask"][: count * size].sum(1).view(count, size)
-
-    def scorable(self) -> list[int]:
+        lengths = batch["completion_mask"][: count * size].sum(1).view(count, size)
+        kept = ~self.rewards.isnan().any(1) & (lengths > 0).all(1).cpu()
+        self.scorable: list[int] = kept.nonzero()[:, 0].tolist()
         """The groups here whose completions all have a reward and tokens that count."""
-        kept = ~self.rewards.isnan().any(1) & (self.lengths > 0).all(1).cpu()
-        return [int(i) for i in kept.nonzero()[:, 0]]
 
     def sequences(
         self, policy: Policy, chosen: list[int]
@@ -252,9 +249,8 @@ def _check(trainer: Any) -> None:
         got = "weights spread over processes (FSDP or ZeRO-3)"
         raise UserError("trainer", got, "whole weights on each", "use DDP, or ZeRO-1 or -2")
     if hasattr(trainer.processing_class, "tokenizer"):
-        raise UserError(
-            "trainer", "a model of text and images", "a language model", "leave the monitor out"
-        )
+        got, fix = "a model of text and images", "leave the monitor out"
+        raise UserError("trainer", got, "a language model", fix)
 
 
 def _policy(trainer: Any) -> Policy:
@@ -278,20 +274,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _trainable(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: x.to("cpu", copy=True) for name, x in _trainable(model).items()}
-
-
 @contextmanager
 def _moved_back(
-    model: nn.Module, then: dict[str, Tensor], now: dict[str, Tensor], share: float
+    weights: dict[str, Tensor], then: dict[str, Tensor], now: dict[str, Tensor], share: float
 ) -> Iterator[None]:
     """While open the weights are a share of the way back, afterwards those of now, bit for bit."""
-    weights = _trainable(model)
     try:
         for name, x in weights.items():
             x.copy_(torch.lerp(now[name], then[name], share))
