@@ -32,10 +32,7 @@ def deliver(
     paths: Iterable[str] = (),
     found: Outcome | Bounds | None = None,
 ) -> list[str]:
-    """End a command: print its result as JSON alone or as what a person reads; what failed.
-
-    A result with a name is written below --out before, with its chart where it has one.
-    """
+    """Write a named result and its chart below --out, print it, and say what failed."""
     if name is not None and common.out is not None:
         data = common.out / f"{name}.json"
         write_atomically(data, to_json(document))
@@ -61,10 +58,7 @@ def deliver(
 
 @contextmanager
 def progress_on_stderr() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far a long command is: bars in a terminal, plain lines with the time left elsewhere.
-
-    What it yields is called with what is being done, the number done and the number in all.
-    """
+    """Yield what shows progress of (what, number done, number in all): bars in a terminal."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # Loading and saving take no time worth a bar.
