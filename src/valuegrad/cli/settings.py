@@ -92,10 +92,5 @@ SAMPLING, BOUND = Sampling(), BoundSettings()
 Checkpoint = Annotated[
     str, Parameter(name="CHECKPOINT", help="a folder, or one revision of a repository.")
 ]
-Checkpoints = Annotated[
-    list[str],
-    Parameter(
-        name="CHECKPOINT",
-        help="Folders, quoted globs such as 'runs/step*', or 'repo@revision*' on the hub.",
-    ),
-]
+_HELP = "Folders, quoted globs such as 'runs/step*', or 'repo@revision*' on the hub."
+Checkpoints = Annotated[list[str], Parameter(name="CHECKPOINT", help=_HELP)]

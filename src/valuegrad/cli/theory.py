@@ -87,15 +87,9 @@ def bound(
         f"{summary['points']} points, {summary['violations']} violations; the sharp bound is "
         f"{summary['tighter']:.3g} times tighter than the paper's in the median"
     )
-    failed = deliver(
-        common,
-        [*found.points, summary],
-        bound_table(summary),
-        verdict,
-        name="bound",
-        chart=lambda: bound_chart(found.points, summary),
-        found=found,
-    )
+    document, shown = [*found.points, summary], (bound_table(summary), verdict)
+    chart = partial(bound_chart, found.points, summary)
+    failed = deliver(common, document, *shown, name="bound", chart=chart, found=found)
     if summary["violations"]:
         failed.append(f"{summary['violations']} points lie above a bound")
     return failed
