@@ -1,7 +1,4 @@
-"""What a study found, read off its result: the prediction, the best checkpoint, the reasons.
-
-n checkpoints
-"""
+"""What a study of n checkpoints found: the prediction, the best of them, the reasons."""
 
 import math
 from dataclasses import dataclass
@@ -15,15 +12,11 @@ from valuegrad.study.statistics import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predicted gains (n,) in reward units, and the law they come from.
+    """Gains (n,) in reward units, each predicted without the checkpoint it is for."""
 
-    Each is made without the checkpoint it is for. Where no law could be fitted `law` is "", `error`
-    NaN, and the predictor itself, a reward change, is the prediction.
-    """
-
-    gains: FloatArray
-    law: str
-    error: float
+    gains: FloatArray  # the predictor itself, a reward change, where no law could be fitted
+    law: str  # "" where none could
+    error: float  # leave-one-out, NaN without a law
 
 
 def prediction(result: StudyResult) -> Prediction:
@@ -68,12 +61,8 @@ def best_measured(result: StudyResult) -> int | None:
 
 def sorted_predictors(result: StudyResult) -> dict[str, PredictorResult]:
     """By correlation with the gain, undefined ones last, the ranking's own first of equals."""
-
-    def key(item: tuple[str, PredictorResult]) -> tuple[float, bool]:
-        rho = item[1].spearman_gain
-        return (2.0 if math.isnan(rho) else -rho, item[0] != result.ranked_by)
-
-    return dict(sorted(result.predictors.items(), key=key))
+    own_first = sorted(result.predictors.items(), key=lambda item: item[0] != result.ranked_by)
+    return dict(sorted(own_first, key=lambda item: np.nan_to_num(-item[1].spearman_gain, nan=2.0)))
 
 
 def seed_range(checkpoint: CheckpointResult) -> tuple[float, float]:
