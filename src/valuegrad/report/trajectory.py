@@ -21,13 +21,10 @@ WIDE = 300  # a quantity that spans a larger factor than this is drawn in powers
 def checkpoint_rows(result: StudyResult, **columns: Iterable[Any]) -> list[dict[str, Any]]:
     """One row a checkpoint, in the result's order: its place on the axis, name, label, columns."""
     names, along, _ = _names(result)
-    fixed = {
-        "order": map(along.index, names),
-        "name": names,
-        "checkpoint": (found.label for found in result.checkpoints),
-    }
-    rows = zip(*fixed.values(), *columns.values(), strict=True)
-    return [dict(zip((*fixed, *columns), row, strict=True)) for row in rows]
+    labels = [found.label for found in result.checkpoints]
+    columns = {"order": map(along.index, names), "name": names, "checkpoint": labels, **columns}
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def checkpoint_axis(result: StudyResult, width: int, *, labels: bool = True) -> alt.X:
@@ -79,10 +76,7 @@ def wide_scale(values: FloatArray, ticks: int = 5) -> dict[str, Any]:
 
 
 def _names(result: StudyResult) -> tuple[list[str], list[str], str]:
-    """The names of the checkpoints, the same along the axis, and its title.
-
-    Steps where they are known and distinct, labels elsewhere.
-    """
+    """The checkpoints' names, the same along the axis, and its title; steps if all are known."""
     labels = [checkpoint.label for checkpoint in result.checkpoints]
     steps = [checkpoint.step for checkpoint in result.checkpoints if checkpoint.step is not None]
     if len(set(steps)) < len(labels):
