@@ -51,7 +51,7 @@ def predictors(result: StudyResult) -> ChartType:
     bars = theme.intervals(marks, x, strokeWidth=4, opacity=0.4)
     points = theme.dots(marks, 90, "rho").encode(x=alt.X("rho:Q", **x))
     height = {"step": theme.ROW}
-    plot = alt.layer(zero, bars, points).properties(width=420, height=height)
+    plot = alt.layer(zero, bars, points, width=420, height=height)
     columns = [
         base.mark_text(align="left", fontSize=12, x=0)
         .encode(

@@ -38,9 +38,8 @@ def ranking(result: StudyResult) -> ChartType:
     circle = {"filled": False, "strokeWidth": 1.6, "color": MEASURED}
     measured = dots(marks, 120, "measured", **circle).encode(x=alt.X("measured:Q", **x))
     height = {"step": ROW}
-    left = alt.layer(intervals(marks, x, **bar), predicted, measured).properties(
-        width=500, height=height
-    )
+    spans = intervals(marks, x, **bar)
+    left = alt.layer(spans, predicted, measured, width=500, height=height)
     chances = base.encode(
         y=alt.Y("checkpoint:N", scale=scale, axis=None),
         x=alt.X(
@@ -53,7 +52,7 @@ def ranking(result: StudyResult) -> ChartType:
     bars = chances.mark_bar(color=CHOSEN, height={"band": 0.5})
     texts = chances.transform_filter("datum.chance >= 0.01")
     texts = texts.mark_text(align="left", dx=5, color=INK).encode(text="chance text:N")
-    right = alt.layer(bars, texts).properties(width=280, height=height)
+    right = alt.layer(bars, texts, width=280, height=height)
     subtitle = (
         "Blue: the predicted rank and its 95% interval, from the standard errors over prompts."
     )

@@ -55,10 +55,8 @@ def _shares(result: StudyResult, colour: alt.Color) -> ChartType:
 def _prompts(result: StudyResult, colour: alt.Color) -> ChartType:
     rows = [
         {
+            **vars(p),
             "prompt": "…" * (len(p.prompt) > SHOWN) + p.prompt[-SHOWN:].replace("\n", "⏎"),
-            "verdict": p.verdict,
-            "reward": p.reward,
-            "readiness": p.readiness,
             "reward text": fixed(p.reward, 3),
             "readiness text": number(p.readiness),
         }
@@ -76,7 +74,6 @@ def _prompts(result: StudyResult, colour: alt.Color) -> ChartType:
         color=colour,
     )
     zero = drawn([{"readiness": 0}]).mark_rule(color=QUIET).encode(y="readiness:Q")
+    points = dots(base, 35, "reward", "readiness", opacity=0.7)
     title = small_title(f"each prompt of {chosen(result).label}", 12)
-    return alt.layer(zero, dots(base, 35, "reward", "readiness", opacity=0.7)).properties(
-        width=400, height=260, title=title
-    )
+    return alt.layer(zero, points, width=400, height=260, title=title)

@@ -79,9 +79,8 @@ def _scatter_panel(result: StudyResult, name: str) -> ChartType:
     points = theme.dots(base, 90).encode(
         y=alt.Y("gain:Q", title=title), color=trajectory.checkpoint_colour(result)
     )
-    return alt.layer(theme.spans(base, title), points).properties(
-        width=380, height=280, title=panel_title(result, name)
-    )
+    bars, above = theme.spans(base, title), panel_title(result, name)
+    return alt.layer(bars, points, width=380, height=280, title=above)
 
 
 def _row(result: StudyResult, name: str, colour: str) -> ChartType:
@@ -92,13 +91,9 @@ def _row(result: StudyResult, name: str, colour: str) -> ChartType:
     texts = {"gain text": map(fixed, gains), "text": map(fixed, values)}
     rows = trajectory.checkpoint_rows(result, **columns, **texts)
     tooltip = {"checkpoint": "checkpoint", "gain text": "z(mean gain)", "text": f"z({name})"}
-    left = _cloud(rows, tooltip, colour).properties(
-        width=300, height=HEIGHT, title=panel_title(result, name)
-    )
+    left = _cloud(rows, tooltip, colour).properties(title=panel_title(result, name))
     colours = {"mean gain": theme.MEASURED, name: colour}
-    right = _curves(rows, tooltip, colours, trajectory.checkpoint_axis(result, 500)).properties(
-        width=500, height=HEIGHT
-    )
+    right = _curves(rows, tooltip, colours, trajectory.checkpoint_axis(result, 500))
     return alt.hconcat(left, right, spacing=36).resolve_scale(color="independent")
 
 
@@ -112,7 +107,8 @@ def _cloud(rows: list[dict[str, Any]], tooltip: dict[str, str], colour: str) -> 
     ends = (min(both), max(both)) if np.isfinite(both).all() else ()
     equal = theme.drawn([{"value": end, "gain": end} for end in ends]).encode(x=x, y=y)
     equal = equal.mark_line(strokeDash=[4, 4], strokeWidth=1, color=theme.QUIET)
-    return alt.layer(equal, theme.spans(base, title, "value").encode(x=x), points)
+    bars = theme.spans(base, title, "value").encode(x=x)
+    return alt.layer(equal, bars, points, width=300, height=HEIGHT)
 
 
 def _curves(
@@ -130,7 +126,8 @@ def _curves(
         color=theme.series_colour("series", colours, **theme.LINES),
     )
     bars = theme.spans(theme.drawn(rows), title).encode(x=x)
-    return alt.layer(bars, base.mark_line(strokeWidth=2), theme.dots(base, 35, "z"))
+    lines, points = base.mark_line(strokeWidth=2), theme.dots(base, 35, "z")
+    return alt.layer(bars, lines, points, width=500, height=HEIGHT)
 
 
 def _spread_over_updates(result: StudyResult) -> FloatArray:

@@ -45,9 +45,8 @@ LINE, CHARACTER = 11, 7  # pixels that a label and a character of it take
 def trace_chart(trace: Trace) -> ChartType:
     """Total, immediate and transported costates on one colour scale, sites from the input up.
 
-    A cell's colour is its size over the sum of the totals at its site, since sizes at different
-    sites differ by orders of magnitude; the colour follows the square root, or the many small
-    shares of a long prompt would all look like none.
+    Colours are shares of a site's sum, since sizes differ by orders of magnitude between sites, and
+    follow the square root, or the many small shares of a long prompt would all look like none.
     """
     rows = _rows(trace)
     largest = max((row[f"{name}_share"] for row in rows for name in PANELS), default=1.0)
@@ -132,17 +131,17 @@ def _panel(trace: Trace, rows: list[dict[str, Any]], name: str, largest: float) 
         .encode(x=alt.X("position:O", bandPosition=0))
     )
     sums = [
-        {"site": site_label(trace.sites[s]), "text": _sum(trace, name, s)}
-        for s in range(len(sites))
+        {"site": site_label(site), "text": _sum(trace, name, s)}
+        for s, site in enumerate(trace.sites)
+        if site_label(site) in named
     ]
     beside = (
-        drawn([row for row in sums if row["site"] in named])
+        drawn(sums)
         .mark_text(align="left", baseline="middle", color=INK, fontSize=11)
         .encode(x=alt.value(cell * count + 8), y="site:O", text="text:N")
     )
-    return alt.layer(cells, line, beside).properties(
-        width=cell * count, height=height * len(sites), title=small_title(PANELS[name])
-    )
+    size = {"width": cell * count, "height": height * len(sites)}
+    return alt.layer(cells, line, beside, **size, title=small_title(PANELS[name]))
 
 
 def _token_axis(trace: Trace, cell: float, start: int) -> alt.Axis:
