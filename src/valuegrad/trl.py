@@ -188,7 +188,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
 
     def _log_probabilities(self, groups: "_Groups") -> Float[Tensor, "N G"]:
         parts = []
-        for part in torch.tensor(groups.scorable).split(self.groups):
+        for part in torch.split(torch.tensor(groups.scorable), self.groups):
             sequences, own = groups.sequences(self._policy, part.tolist())
             logp = costates_at(self._policy, sequences, ("final",), split=False)["final"].logp
             parts.append((logp.double() * own).sum(1).cpu().view(len(part), -1))
@@ -228,13 +228,8 @@ class _Groups:
         own = own[:, : int(mask.sum(1).max())]
         prompt, keep = self.batch["prompt_ids"][rows], self.batch["prompt_mask"][rows]
         ids = torch.cat([prompt, self.batch["completion_ids"][rows]], dim=1)
-        return completions(
-            policy,
-            ids,
-            keep.sum(1).tolist(),
-            own.to(policy.head.dtype),
-            torch.cat([keep.bool(), mask], dim=1),
-        ), own
+        attended, lengths = torch.cat([keep.bool(), mask], dim=1), keep.sum(1).tolist()
+        return completions(policy, ids, lengths, own.to(policy.head.dtype), attended), own
 
 
 def _check(trainer: Any) -> None:
