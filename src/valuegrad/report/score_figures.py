@@ -92,8 +92,18 @@ def _row(result: StudyResult, name: str, colour: str) -> ChartType:
     rows = trajectory.checkpoint_rows(result, **columns, **texts)
     tooltip = {"checkpoint": "checkpoint", "gain text": "z(mean gain)", "text": f"z({name})"}
     left = _cloud(rows, tooltip, colour).properties(title=panel_title(result, name))
+    series = (("mean gain", "gain"), (name, "value"))
+    long = [{**row, "series": text, "z": row[field]} for row in rows for text, field in series]
     colours = {"mean gain": theme.MEASURED, name: colour}
-    right = _curves(rows, tooltip, colours, trajectory.checkpoint_axis(result, 500))
+    x, title = trajectory.checkpoint_axis(result, 500), "standard deviations"
+    base = theme.drawn(long, tooltip).encode(
+        x=x,
+        y=alt.Y("z:Q", title=title, axis=AXIS),
+        color=theme.series_colour("series", colours, **theme.LINES),
+    )
+    bars = theme.spans(theme.drawn(rows), title).encode(x=x)
+    lines, points = base.mark_line(strokeWidth=2), theme.dots(base, 35, "z")
+    right = alt.layer(bars, lines, points, width=500, height=HEIGHT)
     return alt.hconcat(left, right, spacing=36).resolve_scale(color="independent")
 
 
@@ -109,25 +119,6 @@ def _cloud(rows: list[dict[str, Any]], tooltip: dict[str, str], colour: str) -> 
     equal = equal.mark_line(strokeDash=[4, 4], strokeWidth=1, color=theme.QUIET)
     bars = theme.spans(base, title, "value").encode(x=x)
     return alt.layer(equal, bars, points, width=300, height=HEIGHT)
-
-
-def _curves(
-    rows: list[dict[str, Any]], tooltip: dict[str, str], colours: dict[str, str], x: alt.X
-) -> ChartType:
-    """The gain and the prediction, by the names that the colours give them."""
-    fields = dict(zip(colours, ("gain", "value"), strict=True))
-    long = [
-        {**row, "series": name, "z": row[field]} for row in rows for name, field in fields.items()
-    ]
-    title = "standard deviations"
-    base = theme.drawn(long, tooltip).encode(
-        x=x,
-        y=alt.Y("z:Q", title=title, axis=AXIS),
-        color=theme.series_colour("series", colours, **theme.LINES),
-    )
-    bars = theme.spans(theme.drawn(rows), title).encode(x=x)
-    lines, points = base.mark_line(strokeWidth=2), theme.dots(base, 35, "z")
-    return alt.layer(bars, lines, points, width=500, height=HEIGHT)
 
 
 def _spread_over_updates(result: StudyResult) -> FloatArray:
