@@ -20,11 +20,7 @@ PANELS = {
 }
 TOOLTIP = {
     "token": "position",
-    "scores": "scores",
-    "site": "site",
-    "total": "total",
-    "immediate": "immediate",
-    "transported": "transported",
+    **{name: name for name in ("scores", "site", *PANELS)},
     "of_site": "share of the site's credit",
     "transport": "transported / total",
 }
@@ -34,7 +30,6 @@ SUBTITLE = [
     "A position has read its token and scores the next; the last scores none. Right: the sum "
     "of a row, and its two parts.",
 ]
-MONOSPACE = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 SIDES = 130  # pixels that the names of the sites and the numbers beside their rows take
 WIDEST, HIGHEST, LOWEST = 44, 20, 7  # pixels of a cell
 TALLEST = 240  # pixels of a panel, unless its cells are the lowest
@@ -152,7 +147,7 @@ def _token_axis(trace: Trace, cell: float, start: int) -> alt.Axis:
         values=label_positions(trace, cell),
         labelExpr=f"{json.dumps(texts)}[datum.value]",
         labelAngle=0 if flat else -90,
-        labelFont=MONOSPACE,
+        labelFont="'DejaVu Sans Mono', Menlo, Consolas, monospace",
         labelOverlap=False,
         labelColor=colour,
         ticks=False,
