@@ -48,14 +48,13 @@ def pretrain(
             parameters).
         seed: of initialisation and data order.
     """
-    from valuegrad.demo.pretrain import PRESETS
-    from valuegrad.demo.pretrain import pretrain as run
+    from valuegrad.demo import pretrain as demo
 
-    if preset not in PRESETS:
-        raise UserError("preset", repr(preset), f"one of {', '.join(PRESETS)}", "choose one")
-    recipe = PRESETS[preset]
+    if preset not in demo.PRESETS:
+        raise UserError("preset", repr(preset), f"one of {', '.join(demo.PRESETS)}", "choose one")
+    recipe = demo.PRESETS[preset]
     with progress_on_stderr() as progress:
-        made = run(
+        made = demo.pretrain(
             folder,
             recipe,
             seed=seed,

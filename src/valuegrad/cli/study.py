@@ -62,8 +62,7 @@ def study(
     shown: list[Any] = [study_table(result)]
     if result.trained:
         reasons = [p.reasons.get("spearman") for p in result.predictors.values()]
-        none = f"No correlations: {reasons[0]}" if all(reasons) else ""
-        shown.append(none or predictor_table(result))
+        shown.append(f"No correlations: {reasons[0]}" if all(reasons) else predictor_table(result))
     document = {**study_document(result), "paths": paths}
     return deliver(common, document, *shown, paths=[_page(paths)], found=outcome)
 
