@@ -3,7 +3,7 @@
 N prompts · B of them · D width · V vocabulary
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,8 @@ from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.sites import check_site
 from valuegrad.prompts import Prompts
 from valuegrad.tasks.task import Task
+
+Chunk = tuple[list[int], Tensor]  # rows and their next-token probabilities (B, V)
 
 
 def measure(
@@ -82,16 +84,20 @@ def measure(
     prompts = one_token_prompts(policy, task)
     with torch.no_grad():
         states = prompt_states(policy, prompts.tokens)
-        chunks = _chunks(policy, states)
-        moments = _moments(policy, prompts, chunks(), alpha, group_size)
+        by_head = head_chunks(policy, len(prompts))
+        chunks: Iterable[Chunk] = _chunks(policy, states, by_head)
+        # At "final" both passes read the same probabilities, which are kept where all of them fit.
+        kept = site == "final" and len(prompts) * policy.head.shape[0] <= KEPT_ELEMENTS
+        if kept:
+            chunks = list(chunks)
+        moments = _moments(policy, prompts, chunks, alpha, group_size)
         populations = {
             m: population_advantages(moments.reward, moments.reward_variance, m) for m in methods
         }
-        again = chunks()
-        if site != "final":
-            by_length = equal_lengths(prompts.tokens)
-            again = ((rows, probabilities(policy, states[rows])) for rows in by_length)
-        squared, errors = _gradients(policy, prompts, again, populations, site)
+        if not kept:
+            every = by_head if site == "final" else equal_lengths(prompts.tokens)
+            chunks = _chunks(policy, states, every)
+        squared, errors = _gradients(policy, prompts, chunks, populations, site)
     return {
         m: summarise(
             m, site, alpha, group_size, signals(moments, populations[m].slope, squared, errors[m])
@@ -100,15 +106,12 @@ def measure(
     }
 
 
+@torch.no_grad()
 def rewards(policy: Policy, prompts: Prompts) -> Float[Tensor, " N"]:
     """V = Σ_a p_a r_a of every prompt, exact over the vocabulary, in float64."""
-    with torch.no_grad():
-        states = prompt_states(policy, prompts.tokens)
-        values = [
-            (probabilities(policy, states[rows]) * prompts.reward_table(policy, rows)).sum(1)
-            for rows in head_chunks(policy, len(prompts))
-        ]
-    return torch.cat(values)
+    states = prompt_states(policy, prompts.tokens)
+    chunks = _chunks(policy, states, head_chunks(policy, len(prompts)))
+    return torch.cat([(p * prompts.reward_table(policy, rows)).sum(1) for rows, p in chunks])
 
 
 def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
@@ -128,24 +131,16 @@ def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
 
 
 def _chunks(
-    policy: Policy, states: Float[Tensor, "N D"]
-) -> Callable[[], Iterator[tuple[list[int], Float[Tensor, "B V"]]]]:
-    """Rows and their next-token probabilities, any number of times; kept where all of them fit."""
-
-    def formed() -> Iterator[tuple[list[int], Tensor]]:
-        return ((rows, probabilities(policy, states[rows])) for rows in every)
-
-    every = head_chunks(policy, len(states))
-    if len(states) * policy.head.shape[0] > KEPT_ELEMENTS:
-        return formed
-    kept = list(formed())
-    return lambda: iter(kept)
+    policy: Policy, states: Float[Tensor, "N D"], every: list[list[int]]
+) -> Iterator[Chunk]:
+    """Rows and their next-token probabilities, formed one after the other."""
+    return ((rows, probabilities(policy, states[rows])) for rows in every)
 
 
 def _moments(
     policy: Policy,
     prompts: Prompts,
-    chunks: Iterator[tuple[list[int], Tensor]],
+    chunks: Iterable[Chunk],
     alpha: float,
     group_size: int,
 ) -> RewardMoments:
@@ -184,7 +179,7 @@ def _zero_spread(p: Tensor, table: Tensor, group_size: int, binary: bool) -> Ten
 def _gradients(
     policy: Policy,
     prompts: Prompts,
-    chunks: Iterator[tuple[list[int], Tensor]],
+    chunks: Iterable[Chunk],
     populations: dict[Method, PopulationAdvantages],
     site: Site,
 ) -> tuple[Float[Tensor, " N"], dict[Method, Float[Tensor, " N"]]]:
