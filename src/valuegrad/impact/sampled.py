@@ -37,7 +37,7 @@ from valuegrad.impact.signal import (
     summarise,
 )
 from valuegrad.impact.signal_slopes import inverse_deviation, signal_slopes
-from valuegrad.methods import XI, PopulationAdvantages
+from valuegrad.methods import XI, PopulationAdvantages, population_advantages
 from valuegrad.model.batches import entropies, prompt_states
 from valuegrad.model.policy import Policy, Site
 from valuegrad.sampler import Rollouts, check_log_probabilities
@@ -113,11 +113,7 @@ def binary_rewards(values: Tensor) -> bool:
 def sampled_headrooms(
     values: Float[Tensor, "N n"], alpha: float, binary: bool
 ) -> Float[Tensor, " N"]:
-    """H_α of each prompt from its rollouts (Eq. 28), bias-corrected.
-
-    With rewards 0 or 1 the expectation over the fitted success probabilities, else corrected by
-    half samples.
-    """
+    """H_α (Eq. 28) of each prompt from rollouts: by the fit to rewards 0 or 1, or half samples."""
     if binary:
         return torch.from_numpy(_expected_headroom(_fit(values), alpha))
     return half_sample_corrected(lambda part: headroom(values[:, part], alpha), values.shape[1])
@@ -157,14 +153,10 @@ def state_signals(
     rewards: Float[Tensor, "N n"],
     methods: Sequence[Method],
     binary: bool,
-    populations: Mapping[Method, PopulationAdvantages] | None = None,
+    populations: Mapping[Method, PopulationAdvantages] | None = None,  # of deeper states' prompts
 ) -> dict[Method, GradientSignals]:
-    """Slope, Σ, alignment and both Λ of states, from the score vectors of their rollouts.
-
-    ``populations`` are, for deeper states, the advantages of their prompts; None where these are
-    the prompts' own rollouts.
-    """
-    wide, r = scores.double().cpu(), rewards.double()
+    """Slope, Σ, alignment and both Λ of states, from the score vectors of their rollouts."""
+    wide, r, n = scores.double().cpu(), rewards.double(), rewards.shape[1]
     squared, gram = squared_norm(wide, r), wide @ wide.mT
     own = populations is None
     populations = populations or sampled_populations(r, methods, binary)
@@ -172,16 +164,18 @@ def state_signals(
     result = {}
     for m, population in populations.items():
         aligned = population.slope * squared
-        if m == "grpo" and own:
-            aligned = _own_alignment(wide, r)
-            if fit is not None:
-                slopes = signal_slopes(fit, _successes(r), r.shape[1])
-                aligned = torch.from_numpy(slopes) * squared
         if fit is not None:
             probability = torch.from_numpy(fit.expected(fit.grid))
             error = two_valued_costate_error(gram, r, probability, population)
         else:
             error = costate_error(gram, r, squared, population)
+        # E[‖G‖²/(σ + ξ)], for σ and G are of the same rollouts.
+        if m == "grpo" and own and fit is not None:
+            aligned = torch.from_numpy(signal_slopes(fit, _successes(r), n)) * squared
+        elif m == "grpo" and own:
+            aligned = half_sample_corrected(
+                lambda i: _inverse_deviations(r[:, i]) * squared_norm(wide[:, i], r[:, i]), n
+            )
         gap = (population.slope - 1).sign() * (aligned - squared)
         result[m] = GradientSignals(population.slope, squared, aligned, gap, error)
     return result
@@ -190,28 +184,19 @@ def state_signals(
 def sampled_populations(
     rewards: Float[Tensor, "N n"], methods: Sequence[Method], binary: bool
 ) -> dict[Method, PopulationAdvantages]:
-    """Slope and baseline of each prompt's advantages by method, from its rollouts.
-
-    The limit of `advantages` for large groups, estimated. With rewards 0 or 1, 1/(σ + ξ) is its
-    expectation over the values that p may have; otherwise it is 0 for ``grpo`` where a prompt's
-    rewards are all equal.
-    """
+    """Slope and baseline of each prompt's advantages by method, from its rollouts."""
     values = rewards.double()
-    mean, one = values.mean(1), torch.ones(len(values), dtype=torch.float64)
+    mean, own = values.mean(1), _inverse_deviations(values)
+    known = {m: population_advantages(mean, values.var(1, correction=0), m) for m in methods}
     if binary:
+        # Expected over the values that p may have.
         fit = _fit(values)
         mean = torch.from_numpy(fit.expected(fit.grid))
         own = torch.from_numpy(fit.expected(inverse_deviation(fit.grid)))
-    else:
-        own = _inverse_deviations(values)
-    pooled = values.mean().expand_as(mean)
-    pooled_slope = 1 / (values.std(correction=0) + XI)
-    known = {
-        "grpo": PopulationAdvantages(own, mean),
-        "ppo": PopulationAdvantages(pooled_slope.expand_as(mean), pooled),
-        "reinforce": PopulationAdvantages(one, torch.zeros_like(one)),
-    }
-    return {m: known.get(m, PopulationAdvantages(one, mean)) for m in methods}
+    for m in known:
+        if m not in ("ppo", "reinforce"):
+            known[m] = PopulationAdvantages(own if m == "grpo" else known[m].slope, mean)
+    return known
 
 
 def _inverse_deviations(values: Float[Tensor, "N n"]) -> Float[Tensor, " N"]:
@@ -219,23 +204,11 @@ def _inverse_deviations(values: Float[Tensor, "N n"]) -> Float[Tensor, " N"]:
     return torch.where(values.amax(1) > values.amin(1), 1 / (values.std(1) + XI), 0.0)
 
 
-def _own_alignment(scores: Float[Tensor, "N n D"], r: Float[Tensor, "N n"]) -> Float[Tensor, " N"]:
-    """E[‖G‖²/(σ + ξ)] where σ and G are of the same rollouts."""
-
-    def aligned(part: slice) -> Tensor:
-        return _inverse_deviations(r[:, part]) * squared_norm(scores[:, part], r[:, part])
-
-    return half_sample_corrected(aligned, r.shape[1])
-
-
 def half_sample_corrected(estimate: Callable[[slice], Tensor], n: int) -> Tensor:
-    """Take off a bias that falls as 1/n: 2 T(n) − mean T(n/2) over the halves (Quenouille 1949).
-
-    Below 8 rollouts there are no halves of 4 and nothing is taken off.
-    """
+    """Take off a bias that falls as 1/n: 2 T(n) − mean T(n/2) over the halves (Quenouille 1949)."""
     whole, half = estimate(slice(None)), n // 2
     if half < LEAST:
-        return whole
+        return whole  # There are no halves of 4.
     halves = estimate(slice(0, half)) + estimate(slice(half, 2 * half))
     return 2 * whole - halves / 2
 
