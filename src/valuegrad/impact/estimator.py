@@ -120,14 +120,13 @@ def update_rows(train: int, held_out: int, count: int | None = None) -> list[int
 
 
 def _choose(kind: Kind, sampling: Sampling) -> EstimatorName:
-    if sampling.estimator == "sampled":
-        return "sampled"
     if sampling.estimator == "closed-form" and kind == "sampled":
         got = "closed-form for answers of several tokens and a reward of its own"
         wanted = "an exact reward or one-token answers"
         raise UserError("estimator", got, wanted, "use auto or sampled")
-    names: dict[Kind, EstimatorName] = {"one token": "vocabulary", "exact": "teacher-forced"}
-    return names.get(kind, "sampled")
+    if kind == "sampled" or sampling.estimator == "sampled":
+        return "sampled"
+    return "vocabulary" if kind == "one token" else "teacher-forced"
 
 
 def _forked(
@@ -140,12 +139,8 @@ def _forked(
     trunks = rollouts(policy, prompts, sampling.branch, seed=seed + 2)
     rng = random.Random(sampling.rollout_seed)
     # A completion of one token has no state inside.
-    rows, forks = [], []
-    for row, group in enumerate(trunks.completions):
-        for completion in group:
-            if len(completion) > 1:
-                rows.append(row)
-                forks.append(completion[: rng.randrange(1, len(completion))])
-    if not rows:
+    long = [(r, c) for r, group in enumerate(trunks.completions) for c in group if len(c) > 1]
+    if not long:
         return None
+    rows, forks = [r for r, _ in long], [c[: rng.randrange(1, len(c))] for _, c in long]
     return rows, rollouts(policy, prompts, sampling.rollouts, seed=seed + 3, rows=rows, forks=forks)

@@ -50,14 +50,12 @@ def headroom(
             got, wanted = f"shape {tuple(p.shape)}", "a distribution for each row of rewards"
             raise UserError("probabilities", got, wanted, "normalise them over the last dimension")
     centred = alpha * (r - (p * r).sum(-1, keepdim=True))
-    flat = log_mean_exp(p.reshape(-1, p.shape[-1]), centred.reshape(-1, p.shape[-1]))
-    return flat.reshape(r.shape[:-1]) / alpha
+    return log_mean_exp(p, centred) / alpha
 
 
-def log_mean_exp(p: Float[Tensor, "B A"], x: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
+def log_mean_exp(p: Float[Tensor, "*B A"], x: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
     """Log E[e^x] of exponents with mean 0, to full precision also where nearly all are nearly 0."""
-    largest = torch.where(p > 0, x, -torch.inf).amax(1, keepdim=True)
-    small = torch.log1p((p * torch.expm1(x.clamp(max=LARGE))).sum(1))
-    return torch.where(
-        largest[:, 0] < LARGE, small, torch.logsumexp(p.log() + x - largest, 1) + largest[:, 0]
-    )
+    largest = torch.where(p > 0, x, -torch.inf).amax(-1, keepdim=True)
+    small = torch.log1p((p * torch.expm1(x.clamp(max=LARGE))).sum(-1))
+    large = torch.logsumexp(p.log() + x - largest, -1) + largest[..., 0]
+    return torch.where(largest[..., 0] < LARGE, small, large)

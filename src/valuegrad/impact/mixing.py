@@ -96,11 +96,11 @@ def pseudo_values(
     error is that of the mean, the fit's own uncertainty included.
     """
     counts = np.asarray(successes)
-    fit, count = mixing(counts, rollouts), len(counts)
-    total = rows_of(fit).sum()
-    found = np.empty(count)
-    for k in np.unique(counts) if count > 1 else ():
+    fit = mixing(counts, rollouts)
+    found = rows_of(fit).copy()
+    total = found.sum()
+    for k in np.unique(counts) if len(counts) > 1 else ():
         rows = rows_of(mixing(counts, rollouts, start=fit, without=int(k)))
         chosen = counts == k
         found[chosen] = total - (rows.sum() - rows[chosen])
-    return found if count > 1 else rows_of(fit)
+    return found

@@ -20,15 +20,13 @@ from valuegrad.credit.answer_gradients import (
     answer_values,
     log_answer_values,
 )
-from valuegrad.credit.completions import completions
-from valuegrad.credit.costates import costates_at
 from valuegrad.credit.score_geometry import (
     ScoreGeometry,
     centred_head,
     final_geometry,
     mean_costate_error,
 )
-from valuegrad.credit.scores import prompt_state_scores
+from valuegrad.credit.scores import prompt_state_scores, scored
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
@@ -50,13 +48,9 @@ def measure(
     site: Site = "final",
     alpha: float = ALPHA,
     group_size: int = Budget.group_size,
-    drawn: Rollouts | None = None,
+    drawn: Rollouts | None = None,  # for Λ_sample below "final", which is NaN without them
 ) -> dict[Method, Impact]:
-    """Measure everything of theory §6 for several methods at once.
-
-    ``drawn`` are rollouts of the prompts, which Λ_sample needs at a site below ``"final"``; without
-    them it is NaN there.
-    """
+    """Measure everything of theory §6 for several methods at once."""
     check_settings(alpha, group_size)
     found = answer_gradients(policy, prompts, site)
     value = found.value[:, 0]
@@ -122,8 +116,8 @@ def _over_vocabulary(
         first = prompts.first_answers[rows].to(p.device)[:, None]
         right = value[rows, None]
         wrong = p.scatter_add(1, first, -right).clamp_(min=0)
-        norms = (x.gather(1, first) for x in (geometry.squared_norm, geometry.projection))
-        answered = ScoreGeometry(*norms, gradient)
+        norm, along = (x.gather(1, first) for x in (geometry.squared_norm, geometry.projection))
+        answered = ScoreGeometry(norm, along, gradient)
         for m, population in populations.items():
             here = population.at(rows)
             missed = mean_costate_error(wrong, torch.zeros_like(p), geometry, here)
@@ -166,10 +160,7 @@ def _accepted_scores(
     policy: Policy, prompts: Prompts, site: Site
 ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S D"]]:
     """Probability and score vector of each completion that earns 1, one for every stop token."""
-    accepted = [prompts.accepted(row) for row in range(len(prompts))]
-    pairs = [(tokens, c) for tokens, own in zip(prompts.tokens, accepted, strict=True) for c in own]
-    ones = torch.ones(len(pairs), dtype=policy.head.dtype)
-    batch = completions(policy, [(*t, *c) for t, c in pairs], [len(t) for t, _ in pairs], ones)
-    own = costates_at(policy, batch, (site,), split=False)[site]
-    shape = (len(prompts), len(accepted[0]))
-    return own.logp.double().sum(1).exp().view(shape), own.total[:, 0].double().view(*shape, -1)
+    pairs = [(t, c) for row, t in enumerate(prompts.tokens) for c in prompts.accepted(row)]
+    own = scored(policy, [(*t, *c) for t, c in pairs], [len(t) for t, _ in pairs], site)
+    chance = own.logp.double().sum(1).exp().view(len(prompts), -1)
+    return chance, own.total[:, 0].double().view(*chance.shape, -1)

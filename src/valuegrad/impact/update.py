@@ -65,5 +65,4 @@ def expected_update(
 
 def length(gradients: Sequence[Tensor]) -> float:
     """‖·‖ of all gradients together."""
-    each = torch.stack([torch.linalg.vector_norm(g) for g in gradients])
-    return float(torch.linalg.vector_norm(each))
+    return float(torch.nn.utils.get_total_norm(gradients))
