@@ -39,10 +39,7 @@ def train_with_trl(
     seed: int = 0,
     progress: Callable[[int], None] = lambda update: None,
 ) -> Training:
-    """As `train`, by TRL; with `lora_rank` above 0 only LoRA matrices learn.
-
-    The global random state is left as it is, and nothing is written but to a temporary folder.
-    """
+    """As `train`, by TRL; with `lora_rank` above 0 only LoRA matrices learn."""
     check_full_precision(policy)
     if budget.beta > 0 and budget.kl == "exact":
         wanted = "k3 with the engine trl, which estimates the penalty"
@@ -50,7 +47,7 @@ def train_with_trl(
     before = held_out_reward(policy, prompts.evaluation, budget)
     learner = _learner(policy)
     recorder = _Recorder(learner, prompts.evaluation, budget, progress)
-    with _quiet(), _global_state_kept(), tempfile.TemporaryDirectory() as scratch:
+    with _process_kept(), tempfile.TemporaryDirectory() as scratch:
         trainer = _Trainer(
             method=budget.method,
             model=learner.model,
@@ -224,28 +221,20 @@ def _lora(budget: Budget) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TRL's and transformers' advice on settings that are chosen here."""
+def _process_kept() -> Iterator[None]:
+    """Without advice on settings that are chosen here; log levels and random states come back."""
     loggers = [logging.getLogger(name) for name in ("trl", "transformers")]
     levels = [logger.level for logger in loggers]
+    # TRL seeds every global generator.
+    python, numpy = random.getstate(), np.random.get_state()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _global_state_kept() -> Iterator[None]:
-    """TRL seeds every global random generator; their states come back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

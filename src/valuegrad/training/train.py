@@ -60,7 +60,6 @@ def train(
             raise
         got, fix = f"trl without the package {error.name}", "pip install 'valuegrad[trl]'"
         raise UserError("engine", got, "TRL installed", fix) from error
-
     return train_with_trl(policy, prompts, budget=budget, seed=seed, progress=progress)
 
 
