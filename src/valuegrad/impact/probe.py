@@ -3,8 +3,7 @@
 The alignment of Eq. 24 compares costate and value gradient as if hidden states could move freely.
 They move through the parameters, so the first-order gain is the same product under the network's
 tangent kernel. A backward pass of the conditional update and a forward pass measure it, in the
-optimiser's metric: Adam's first step is the sign of the gradient where that exceeds its ε. Where
-the reward bends within the distance, the move is made of several steps.
+optimiser's metric: Adam's first step is the sign of the gradient where that exceeds its ε.
 
 As in RL, training prompts form the update and held-out ones are measured: an update raises the
 reward of its own prompts by more than it teaches (correction G).

@@ -7,8 +7,6 @@ from pydantic import Field
 from valuegrad.settings import Count, Natural, settings
 
 ALPHA = 5.0  # tilt of the headroom (Eq. 28), for rewards in [0, 1]
-# The reward of several tokens bends more: their probabilities multiply.
-LONGER_STEPS = 4
 Estimator = Literal["auto", "closed-form", "sampled"]
 
 
@@ -44,4 +42,5 @@ class Sampling:
 
     def steps(self, one_token: bool) -> int:
         """How many steps the probe's move is made of."""
-        return self.probe_steps or (1 if one_token else LONGER_STEPS)
+        # The reward of several tokens bends more: their probabilities multiply.
+        return self.probe_steps or (1 if one_token else 4)

@@ -63,10 +63,7 @@ class Records:
 
 
 def claim(out: Path, resolved: str) -> bool:
-    """Make a folder this configuration's, or refuse one of another; whether it is new.
-
-    The list of checkpoints may change: a study can grow with the pretraining run it watches.
-    """
+    """Make a folder this configuration's, or refuse one of another; whether it is new."""
     mark = out / "study-config.json"
     new = not mark.is_file()
     if not new and (difference := _difference(mark.read_text("utf-8"), resolved)):
@@ -104,6 +101,7 @@ def _difference(known: str, asked: str) -> str:
         return "its study-config.json is damaged"
     # A key that is not there is not a null one: it is of another version.
     both = [(k, *(repr(c[k]) if k in c else "unknown" for c in (old, new))) for k in {**old, **new}]
+    # The checkpoints may change: a study can grow with the pretraining run it watches.
     changed = [found for found in both if found[0] != "checkpoints" and found[1] != found[2]]
     return "; ".join(f"{key} is {there} there, {here} here" for key, there, here in changed[:3])
 
