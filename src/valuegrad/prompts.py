@@ -175,7 +175,7 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
     examples = [*task.train, *task.evaluation]
     tokens = _encoded(policy, [e.prompt for e in examples])
     exact = isinstance(task.reward, Exact)
-    own = exact or ":" in task.reward.name
+    own = isinstance(task.reward, Exact) or ":" in task.reward.name
     undecided = task.max_tokens is None and task.stop is None and own
     single, wholes = task.max_tokens == 1, tokens
     if exact or undecided:

@@ -57,8 +57,7 @@ class Rollouts:
     @property
     def lengths(self) -> list[int]:
         """Tokens of the prefix of every rollout, group by group."""
-        pairs = zip(self.prefixes, self.completions, strict=True)
-        return [len(prefix) for prefix, group in pairs for _ in group]
+        return [len(prefix) for prefix in self.prefixes for _ in range(self.rewards.shape[1])]
 
 
 def rollouts(
@@ -131,17 +130,16 @@ class _InverseTransform:
     """Leaves one token a row, the quantile of its distribution at a number uniform in [0, 1)."""
 
     def __init__(self, uniform: Float[Tensor, "R T"]) -> None:
-        self.uniform, self.step = uniform, 0
+        self.uniform = uniform
         self.logp: list[Tensor] = []
 
     def __call__(self, input_ids: Int[Tensor, "R S"], scores: Float[Tensor, "R V"]) -> Tensor:
         log_p = scores.double().log_softmax(1)
         cumulative = log_p.exp().cumsum(1)
         # Scaled to the last sum, so that rounding leaves nothing above it.
-        point = self.uniform[:, self.step, None].to(cumulative) * cumulative[:, -1:]
+        point = self.uniform[:, len(self.logp), None].to(cumulative) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, point, right=True).clamp(max=scores.shape[1] - 1)
         self.logp.append(log_p.gather(1, token)[:, 0])
-        self.step += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 

@@ -36,9 +36,8 @@ def measure_bounds(
 ) -> Bounds:
     """Measure the gap and its bounds where there is no record below a folder yet."""
     checkpoints, built = resolve(references), build_task(task)
-    held_out = list(built.evaluation)
-    count = min(settings.examples, len(held_out))
-    examples = random.Random(settings.seed).sample(held_out, count)
+    count = min(settings.examples, len(built.evaluation))
+    examples = random.Random(settings.seed).sample(built.evaluation, count)
     inputs = {"task_sha256": built.sha256, **asdict(settings)}
 
     def jobs(content: str) -> list[Job]:

@@ -69,8 +69,7 @@ def rank(scores: Sequence[Measurements]) -> list[Measurements]:
 
 
 def _order(values: FloatArray) -> list[int]:
-    order: list[int] = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable").tolist()
-    return order
+    return [int(i) for i in np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
 
 
 def _predictor(name: str, scores: Sequence[Measurements], gains: FloatArray) -> PredictorResult:
