@@ -32,9 +32,8 @@ def test_readiness_is_of_every_token(way):
     longer = deviation**2 / (deviation + XI)
     expected = impact.rows.alignment if way == "vocabulary" else longer
     tolerance = 0.2 if way == "sampled" else 1e-9
-    signal = torch.from_numpy(ready["signal"])
-    torch.testing.assert_close(signal, expected, rtol=tolerance, atol=0.02 * tolerance)
-    assert (ready["readiness"] == (signal * impact.rows.headroom).numpy()).all()
+    torch.testing.assert_close(ready.signal, expected, rtol=tolerance, atol=0.02 * tolerance)
+    assert torch.equal(ready.readiness, ready.signal * impact.rows.headroom)
 
 
 def test_verdicts():
@@ -54,4 +53,4 @@ def test_verdicts():
     blank = impact.rows.map(lambda x: torch.ones(len(columns), dtype=x.dtype))
     rows = dataclasses.replace(blank, zero_spread=columns[:, 0], reward=columns[:, 1])
     found = readiness(dataclasses.replace(impact, rows=rows), one_token=True)
-    assert found["verdict"].tolist() == list(verdicts.values())
+    assert found.verdict.tolist() == list(verdicts.values())

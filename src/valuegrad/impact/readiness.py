@@ -3,7 +3,11 @@
 N prompts
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from valuegrad.impact.signal import Impact
 
@@ -11,8 +15,17 @@ READY, SOLVED, OUT_OF_REACH = "ready", "solved", "out of reach"
 VERDICTS = (READY, SOLVED, OUT_OF_REACH)
 
 
-def readiness(impact: Impact, *, one_token: bool) -> dict[str, np.ndarray]:
-    """Columns of signal, signal × headroom (``readiness``) and ``verdict``, one of `VERDICTS`.
+@dataclass(frozen=True, eq=False)
+class Readiness:
+    """Signal, signal × headroom and one of `VERDICTS` for each prompt."""
+
+    signal: Float[Tensor, " N"]
+    readiness: Float[Tensor, " N"]
+    verdict: np.ndarray
+
+
+def readiness(impact: Impact, *, one_token: bool) -> Readiness:
+    """Signal × headroom of each prompt, and the verdict on it.
 
     A prompt teaches nothing by a group that earns the same throughout. Where that is more likely
     than not, it is *solved* if it earns at least half, *out of reach* if less; the rest is *ready*.
@@ -23,7 +36,6 @@ def readiness(impact: Impact, *, one_token: bool) -> dict[str, np.ndarray]:
     """
     rows = impact.rows
     signal = rows.alignment if one_token else rows.slope * rows.reward_variance
-    verdict = np.where(rows.reward >= 0.5, SOLVED, OUT_OF_REACH)
-    verdict = np.where(rows.zero_spread <= 0.5, READY, verdict)
-    worth = signal * rows.headroom
-    return {"signal": signal.numpy(), "readiness": worth.numpy(), "verdict": verdict}
+    unequal = (rows.zero_spread <= 0.5).numpy()
+    verdict = np.where(rows.reward.numpy() >= 0.5, SOLVED, OUT_OF_REACH)
+    return Readiness(signal, signal * rows.headroom, np.where(unequal, READY, verdict))

@@ -148,7 +148,7 @@ def _rows(
     for m, other in found.impacts.items():
         for name in ("alignment", "lambda_conditional", "lambda_sample", "slope"):
             columns[f"{name}:{m}"] = getattr(other.rows, name)
-    columns |= readiness(impact, one_token=one_token)
+    columns |= vars(readiness(impact, one_token=one_token))
     columns |= {"probe_step": change, "prompt": [e.prompt for e in task.evaluation]}
     return {name: np.asarray(values) for name, values in columns.items()}
 
