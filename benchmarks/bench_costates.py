@@ -19,7 +19,8 @@ from memory import peak_memory
 from models import random_policy
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at
-from valuegrad.model.policy import Policy, load_policy
+from valuegrad.model.loading import load_policy
+from valuegrad.model.policy import Policy
 
 BATCH, PROMPT, COMPLETION = 8, 64, 192
 

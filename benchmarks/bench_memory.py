@@ -17,7 +17,7 @@ from memory import peak_memory
 from models import random_policy
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates_at
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 
 VOCABULARY, BATCH, LENGTH = 100_000, 8, 512
 

@@ -16,7 +16,7 @@ from machine import machine, seconds
 from valuegrad.budget import Budget
 from valuegrad.checkpoints.references import resolve
 from valuegrad.impact.score import score
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.training.train import train
 

@@ -22,7 +22,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from machine import machine
 from valuegrad.budget import Budget
-from valuegrad.model.policy import Policy, load_policy
+from valuegrad.model.loading import load_policy
+from valuegrad.model.policy import Policy
 from valuegrad.tasks.label_copy import label_copy
 from valuegrad.tasks.task import Task
 from valuegrad.training.train import train

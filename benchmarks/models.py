@@ -9,7 +9,8 @@ import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
 from valuegrad.demo.text import byte_level_bpe, standard_library
-from valuegrad.model.policy import Policy, load_policy
+from valuegrad.model.loading import load_policy
+from valuegrad.model.policy import Policy
 
 
 def random_policy(folder: Path, **shape: Any) -> Policy:

@@ -14,7 +14,7 @@ import transformers
 from tests import oracles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward

@@ -11,7 +11,7 @@ from tests.conftest import CONFIGS, SITES
 from tests.oracles import completions as oracle
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 from valuegrad.prompts import tokenise
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example

@@ -13,7 +13,7 @@ from valuegrad.budget import Budget
 from valuegrad.errors import UserError
 from valuegrad.impact.score import score
 from valuegrad.impact.settings import Sampling
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 from valuegrad.prompts import stop_tokens, tokenise
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example

@@ -12,7 +12,7 @@ from .checkpoints.checkpoint import Checkpoint as Checkpoint
 from .checkpoints.checkpoint import parse_revision as parse_revision
 from .checkpoints.references import resolve as resolve
 from .model.policy import Policy as Policy
-from .model.policy import load_policy as load_policy
+from .model.loading import load_policy as load_policy
 from .tasks.task import Task as Task
 from .rewards.example import Example as Example
 from .tasks.label_copy import label_copy as label_copy

@@ -41,6 +41,10 @@ class DownloadError(RunError):
     """A checkpoint could not be had from the hub: a failure of that checkpoint alone."""
 
 
+class NotFiniteError(RunError):
+    """A number that a policy gives is NaN or infinite; the message says where it was met first."""
+
+
 def suggestion(got: str, choices: Collection[str], otherwise: str) -> str:
     """The fix for a word that is none of some: the nearest of them, or `otherwise`."""
     near = difflib.get_close_matches(got, choices, n=1)
@@ -51,3 +55,8 @@ def check_positive(argument: str, value: float, fix: str) -> None:
     """Refuse what is not a finite number above 0."""
     if not (math.isfinite(value) and value > 0):
         raise UserError(argument, str(value), "a number above 0", fix)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.errors import UserError
+from valuegrad.errors import NotFiniteError, UserError
 from valuegrad.model.policy import Policy
+from valuegrad.model.tokens import Tokens, encode
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.tasks.task import MAX_TOKENS, Reward, Task
 
 Kind = Literal["one token", "exact", "sampled"]
-Tokens = tuple[int, ...]
 
 # The task that each policy read last: scores, runs and their budgets tokenise it once.
 _latest: "WeakKeyDictionary[Policy, tuple[Task, TaskPrompts]]" = WeakKeyDictionary()
@@ -115,11 +115,21 @@ class Prompts:
         values = self.reward(repeated, read or [self.text(policy, t) for t in flat], flat)
         return torch.tensor(values, dtype=torch.float64).view(len(rows), -1)
 
+    def check_finite(self, policy: Policy, what: str, values: Float[Tensor, " N"]) -> None:
+        """Refuse numbers of the prompts of which one is not finite."""
+        if not torch.isfinite(values).all():
+            row = int((~torch.isfinite(values)).nonzero()[0])
+            prompt = self.examples[row].prompt
+            raise NotFiniteError(
+                f"{policy.checkpoint.name}: {what} of {float(values[row])} at the prompt "
+                f"…{prompt[-40:]!r}, for the logits are not finite"
+            )
+
     def text(self, policy: Policy, tokens: Sequence[int]) -> str:
         """A completion as a reward reads it: without its stop token."""
         kept = tokens[:-1] if tokens[-1] in self.stops else tokens
-        # Rows that only pad the output head to a round size stand for no text.
-        known = [token for token in kept if token < len(policy.tokenizer)]
+        # Ids that pad the output head or fill a gap of the vocabulary stand for no text.
+        known = [token for token in kept if token in policy.token_ids]
         return str(policy.tokenizer.decode(known, skip_special_tokens=True)) if known else ""
 
 
@@ -173,13 +183,13 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
     if not task.train or not task.evaluation:
         raise UserError("task", "no prompts", "at least one in each split", "add prompts")
     examples = [*task.train, *task.evaluation]
-    tokens = _encoded(policy, [e.prompt for e in examples])
+    tokens = encode(policy, [e.prompt for e in examples])
     exact = isinstance(task.reward, Exact)
     own = isinstance(task.reward, Exact) or ":" in task.reward.name
     undecided = task.max_tokens is None and task.stop is None and own
     single, wholes = task.max_tokens == 1, tokens
     if exact or undecided:
-        wholes = _encoded(policy, [e.prompt + e.answer for e in examples])
+        wholes = encode(policy, [e.prompt + e.answer for e in examples])
     if undecided:
         # Answers that merge with their prompts are refused below, by name, whatever their length.
         single = all(len(w) - len(p) <= 1 for p, w in zip(tokens, wholes, strict=True))
@@ -193,6 +203,8 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
                 raise _unfit(policy, example, prompt, whole, wanted)
         answers = [whole[len(p) :] for p, whole in zip(tokens, wholes, strict=True)]
     stops = () if single else stop_tokens(policy, task)
+    if exact:
+        _check_stops(policy, examples, answers, stops)
     longest = max(map(len, answers)) + bool(stops)
     limit = 1 if single else task.max_tokens or (longest if exact else MAX_TOKENS)
     _check_lengths(policy, examples, tokens, limit, longest if exact else 0)
@@ -219,8 +231,16 @@ def stop_tokens(policy: Policy, task: Task) -> Tokens:
     return tuple(dict.fromkeys(found))
 
 
-def _encoded(policy: Policy, texts: list[str]) -> list[Tokens]:
-    return [tuple(ids) for ids in policy.tokenizer(texts)["input_ids"]]
+def _check_stops(
+    policy: Policy, examples: Sequence[Example], answers: Sequence[Tokens], stops: Tokens
+) -> None:
+    """Refuse answers that no completion can be, for it would end before."""
+    for example, answer in zip(examples, answers, strict=True):
+        if held := set(answer) & set(stops):
+            shown = policy.tokenizer.convert_ids_to_tokens(sorted(held))
+            got = f"{example.answer!r}, which holds the stop {', '.join(map(repr, shown))}"
+            fix = "end the answer before it, or choose another `stop`"
+            raise UserError("answer", got, "an answer that ends where a completion does", fix)
 
 
 def _check_lengths(

@@ -13,7 +13,7 @@ from valuegrad.checkpoints.files import content_sha256, fetch, validate, weights
 from valuegrad.checkpoints.references import resolve
 from valuegrad.cli.app import run
 from valuegrad.errors import UserError
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 
 
 def test_the_hash_follows_the_weights_and_not_the_name(tmp_path):
@@ -47,11 +47,12 @@ def test_unusable_folders_are_named_with_the_reason(tmp_path):
     whole = (cut / "model.safetensors").read_bytes()
     (cut / "model.safetensors").write_bytes(whole[:-10])
     missing = make(tmp_path / "missing")
+    (missing / "model.safetensors").rename(missing / "model-00002-of-00002.safetensors")
     index = {"weight_map": {"w": "model-00001-of-00002.safetensors"}}
     (missing / "model.safetensors.index.json").write_text(json.dumps(index))
     for folder, message in (
         (no_config, "without config.json.*inside it"),
-        (empty, "without weights"),
+        (empty, "without model.safetensors or model.safetensors.index.json"),
         (pickled, "pickled weights only.*safetensors"),
         (cut, "unreadable safetensors.*cut off"),
         (missing, "no file model-00001-of-00002"),

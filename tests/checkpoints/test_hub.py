@@ -24,7 +24,7 @@ from valuegrad.checkpoints.hub import Transfer, download, listing, missing
 from valuegrad.checkpoints.references import resolve
 from valuegrad.cli.app import run
 from valuegrad.errors import DownloadError, RunError, UserError
-from valuegrad.model.policy import load_policy
+from valuegrad.model.loading import load_policy
 
 
 def test_six_revisions_are_downloaded_once_in_order_and_a_second_run_downloads_nothing(
@@ -86,7 +86,7 @@ def test_pickles_remote_code_and_no_configuration_are_refused_before_a_download(
     }
     for name, message in (
         ("code", "brings its own code (auto_map in config.json: {'AutoModelForCausalLM': 'own."),
-        ("empty", "got a model without weights; wanted weights in safetensors"),
+        ("empty", "model.safetensors.index.json; wanted weights in safetensors"),
         ("none", "without config.json"),
         ("pickled", "pickled weights only (pytorch_model.bin), which can run code when loaded"),
     ):
@@ -182,6 +182,8 @@ def test_what_is_missing_is_known_without_a_request_and_shared_files_are_not(hub
 
 def test_a_shard_that_the_hub_does_not_have_is_told(hub):
     index = json.dumps({"weight_map": {"w": "model-00001-of-00002.safetensors"}}).encode()
-    hub.repos[REPO]["main"]["model.safetensors.index.json"] = index
+    files = hub.repos[REPO]["main"]
+    files["model.safetensors.index.json"] = index
+    del files["model.safetensors"]
     with pytest.raises(UserError, match=r"no file model-00001-of-00002.*name a revision"):
         weights_sha256(resolve([REPO])[0])

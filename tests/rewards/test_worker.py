@@ -111,19 +111,14 @@ def test_a_process_that_ends_for_another_reason_is_reported(slow, worker):
 
 
 @pytest.fixture
-def interruptible():
-    """Heed interrupts, which a shell ignores for what runs behind it, also amid finalizers.
-
-    Python drops a KeyboardInterrupt that meets a finalizer.
-    """
+def garbage():
+    """Is left alone: Python drops a KeyboardInterrupt that meets a finalizer."""
     gc.disable()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
     gc.enable()
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("garbage")
 def test_an_interrupted_call_ends_its_process_and_what_waits(slow, worker):
     first = worker.call(slow.pid)
     with pytest.raises(KeyboardInterrupt):

@@ -36,7 +36,7 @@ def test_bad_prompts(policy):
 
 
 def test_lower_precision_is_refused(checkpoint):
-    from valuegrad.model.policy import load_policy
+    from valuegrad.model.loading import load_policy
 
     with pytest.raises(UserError, match="dtype: got float32; wanted float64"):
         verify(load_policy(str(checkpoint("olmo2"))))

@@ -13,15 +13,12 @@ from valuegrad.checkpoints import hub
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.errors import UserError
 
-_DECIDING = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-)
+_ADAPTER = "adapter_config.json"
+_MERGE = "merge the adapter with peft's merge_and_unload, then save_pretrained into a new folder"
+_NO_NUMBERS = {
+    "quantization_config": ("quantised weights", "dequantise the model, then save_pretrained"),
+    "transformers_weights": ("a weight file of another name", "save it with save_pretrained"),
+}
 
 
 def fetch(checkpoint: Checkpoint) -> Checkpoint:
@@ -37,6 +34,9 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "config.json").read_text("utf-8")))
     except OSError:
+        if (folder / _ADAPTER).is_file():
+            wanted = "a whole model in Hugging Face format"
+            raise UserError(checkpoint.name, "an adapter alone", wanted, _MERGE) from None
         got = f"a {'revision' if checkpoint.hub else 'folder'} without config.json"
         fix = "name one that save_pretrained wrote" + _nested_hint(folder)
         raise UserError(checkpoint.name, got, "a model in Hugging Face format", fix) from None
@@ -47,9 +47,16 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The weight files of a checkpoint, which is fetched, after a check of their headers."""
-    read_config(checkpoint)
-    folder = fetch(checkpoint).path
+    config, folder = read_config(checkpoint), fetch(checkpoint).path
     assert folder is not None
+    for key, (got, fix) in _NO_NUMBERS.items():
+        if config.get(key):
+            got = f"{got} ({key} in config.json)"
+            raise UserError(checkpoint.name, got, "weights as they were trained", fix)
+    if (folder / _ADAPTER).is_file():
+        # transformers would load the adapter's base model from wherever that names it.
+        got = f"an adapter ({_ADAPTER}) beside a model"
+        raise UserError(checkpoint.name, got, "a model alone", _MERGE)
     names = {path.name for path in folder.glob("*") if path.is_file()}
     index = folder / hub.INDEX if hub.INDEX in names else None
     fix = "copy its files again, the weights beside config.json" + _nested_hint(folder)
@@ -65,6 +72,20 @@ def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
     return tuple(shards)
 
 
+def tensors(shards: Iterable[Path]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every tensor in some weight files, by name."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118
+                if name in found:
+                    fix = "copy the files of one checkpoint only"
+                    raise UserError(str(shard), f"a second {name}", "each tensor once", fix)
+                part = stream.get_slice(name)
+                found[name] = part.get_dtype(), tuple(part.get_shape())
+    return found
+
+
 def weights_sha256(checkpoint: Checkpoint) -> str:
     """Hexadecimal SHA-256 over the SHA-256 of each weight file in order of name."""
     if checkpoint.hub is not None:
@@ -77,11 +98,16 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
 
 def content_sha256(checkpoint: Checkpoint) -> str:
     """Hexadecimal SHA-256 of what a checkpoint computes with: weights, settings, code it brings."""
-    folder, names = _settings_folder(checkpoint), list(_DECIDING)
-    if "auto_map" in read_config(checkpoint):
-        names += sorted(path.name for path in folder.glob("*.py"))
-    files = [folder / name for name in names if (folder / name).is_file()]
-    return hashlib.sha256(f"{weights_sha256(checkpoint)}\n{_sha256(files)}".encode()).hexdigest()
+    folder = _settings_folder(checkpoint)
+    code = "auto_map" in read_config(checkpoint)
+    files = [
+        name
+        for name in sorted(path.name for path in folder.glob("*") if path.is_file())
+        if name != hub.INDEX and (code or not name.endswith(".py"))
+    ]
+    known = [f"{name} {hub.file_sha256(folder / name).hex()}" for name in hub.settings(files)]
+    parts = [weights_sha256(checkpoint), *known]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _settings_folder(checkpoint: Checkpoint) -> Path:

@@ -22,7 +22,8 @@ from valuegrad.checkpoints.hub_failures import explained
 from valuegrad.errors import DownloadError, RunError, UserError
 from valuegrad.files import write_atomically
 
-INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX = f"{SINGLE}.index.json"
 _PICKLED = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"]
 _SETTINGS = [
     "config.json",
@@ -76,8 +77,7 @@ def listing(source: HubCommit) -> dict[str, HubFile]:
 
 def settings_folder(source: HubCommit) -> Path:
     """Have configuration and tokenizer here, without weights, and return their folder."""
-    names = filter_repo_objects(listing(source), allow_patterns=_SETTINGS, ignore_patterns=_PICKLED)
-    folder = _have(source, sorted(names), Transfer())
+    folder = _have(source, settings(listing(source)), Transfer())
     # So that it can be named without a network; to the client a ref without a snapshot is damage.
     ref = cache_folder(source.repo) / "refs" / source.revision
     known = ref.read_text("utf-8") if ref.is_file() else source.revision
@@ -85,6 +85,11 @@ def settings_folder(source: HubCommit) -> Path:
         with suppress(RunError):  # A cache that is only read serves as it is.
             write_atomically(ref, source.commit)
     return folder
+
+
+def settings(names: Iterable[str]) -> list[str]:
+    """The files among some that decide, beside the weights, what a model computes."""
+    return sorted(filter_repo_objects(names, allow_patterns=_SETTINGS, ignore_patterns=_PICKLED))
 
 
 def weight_files(source: HubCommit) -> dict[str, HubFile]:
@@ -112,9 +117,12 @@ def download(source: HubCommit, transfer: Transfer) -> Path:
 
 
 def weight_names(model: str, names: Collection[str], index: Path | None, fix: str) -> list[str]:
-    """The sorted weight files among a model's files: safetensors alone, as pickles can run code."""
-    shards = sorted(name for name in names if name.endswith(".safetensors"))
-    if index is not None:
+    """The sorted weight files that transformers reads among a model's files.
+
+    Safetensors alone, as pickles can run code; an index only where there is no single file.
+    """
+    shards = [SINGLE] if SINGLE in names else []
+    if index is not None and not shards:
         try:
             shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,7 +131,7 @@ def weight_names(model: str, names: Collection[str], index: Path | None, fix: st
         if shard not in names:
             raise UserError(model, f"no file {shard}", "every shard that the index names", fix)
     if not shards:
-        got = "a model without weights"
+        got = f"a model without {SINGLE} or {INDEX}"
         if pickled := sorted(filter_repo_objects(names, allow_patterns=_PICKLED)):
             got = f"pickled weights only ({', '.join(pickled[:3])}), which can run code when loaded"
             fix += ", or convert these with save_pretrained where it is safe to load them"

@@ -152,7 +152,7 @@ def one_policy(
     """The policy of the one checkpoint that a reference means, and a progress callback."""
     from valuegrad.checkpoints.prefetch import Downloads
     from valuegrad.checkpoints.references import resolve
-    from valuegrad.model.policy import check_code
+    from valuegrad.model.loading import check_code
 
     found = resolve([reference])
     if len(found) > 1:

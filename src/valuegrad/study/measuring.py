@@ -15,7 +15,8 @@ from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.checkpoints.files import content_sha256
 from valuegrad.checkpoints.prefetch import Downloads, Progress
 from valuegrad.errors import RunError, ValuegradError
-from valuegrad.model.policy import Policy, check_code, load_policy
+from valuegrad.model.loading import check_code, load_policy
+from valuegrad.model.policy import Policy
 from valuegrad.study.records import Record, Records
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from valuegrad.credit.sampling_gap import LINKS, sampling_gaps, table_norms
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
+from valuegrad.model.tokens import encode
 from valuegrad.rewards.example import Example
 from valuegrad.theory.settings import BoundSettings
 
@@ -47,8 +48,7 @@ def bound_points(
     checkpoint = policy.checkpoint
     found = []
     for example in examples:
-        prompt = policy.tokenizer(example.prompt)["input_ids"]
-        whole = policy.tokenizer(example.prompt + example.answer)["input_ids"]
+        prompt, whole = encode(policy, [example.prompt, example.prompt + example.answer])
         last = min(len(prompt), len(whole) - 1) - 1
         if last < 0:
             got = f"the prompt {example.prompt[:40]!r} of {len(prompt)} tokens"

@@ -9,6 +9,7 @@ from valuegrad.credit.completions import Completions, completions
 from valuegrad.errors import UserError
 from valuegrad.model.cache import sampled
 from valuegrad.model.policy import Policy
+from valuegrad.model.tokens import encode
 
 COMPLETION = 5
 
@@ -41,7 +42,7 @@ def make_case(policy: Policy, text: str, seed: int) -> Case:
 
 def encoded(policy: Policy, prompt: str, least: int, most: int) -> list[int]:
     """A prompt's tokens, refused where there are too few or too many of them."""
-    ids = list(policy.tokenizer(prompt)["input_ids"])
+    ids = list(encode(policy, [prompt])[0])
     if not least <= len(ids) <= most:
         got = f"{prompt[:40]!r} of {len(ids)} tokens"
         wanted = f"{least} to {most}, in a context of {policy.context}"

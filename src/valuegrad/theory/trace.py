@@ -18,6 +18,7 @@ from valuegrad.errors import UserError
 from valuegrad.model.cache import sampled
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
+from valuegrad.model.tokens import encode
 from valuegrad.theory.case import encoded
 from valuegrad.theory.settings import MAX_TOKENS
 
@@ -165,7 +166,7 @@ def trace_document(found: Trace) -> dict[str, Any]:
 
 def _joined(policy: Policy, prompt: str, ids: list[int], completion: str) -> list[int]:
     """Prompt and completion as tokens, the prompt's being what they are without the completion."""
-    whole = list(policy.tokenizer(prompt + completion)["input_ids"])
+    whole = list(encode(policy, [prompt + completion])[0])
     if not completion:
         fix = "write a text, or leave it out to draw one from the policy"
         raise UserError("completion", "''", "at least one token", fix)

@@ -1,0 +1,159 @@
+"""Weights that do not fill the model exactly, or are not finite: refused by name, with the fix."""
+
+import re
+
+import pytest
+import torch
+from tests.model.copies import with_settings, with_tensors
+
+from valuegrad.cli.app import run
+from valuegrad.errors import UserError
+from valuegrad.model.loading import load_policy
+
+HEAD = {"gpt2": "transformer.wte.weight", "qwen3": "model.embed_tokens.weight"}
+
+
+def renamed(pattern, new):
+    return lambda held: {re.sub(pattern, new, name): x for name, x in held.items()}
+
+
+def without(pattern):
+    return lambda held: {name: x for name, x in held.items() if not re.search(pattern, name)}
+
+
+def beside(name, tensor):
+    return lambda held: {**held, name: tensor}
+
+
+CHANGES = {
+    "FSDP": (renamed("^", "_fsdp_wrapped_module."), "'_fsdp_wrapped_module.'.*parallel wrapper"),
+    "compiled blocks": (renamed(r"(layers\.\d)", r"\1._orig_mod"), "'_orig_mod.'.*torch.compile"),
+    "no head": (without("lm_head"), "no tensor for lm_head.weight;.*not its body"),
+    "no last layer": (without(r"layers\.1"), "asks for 2 layers and the files lack layer 1"),
+    "no norm": (without(r"model\.norm"), "no tensor for model.norm.weight;.*belong together"),
+    "LoRA": (
+        lambda held: (
+            renamed(r"(q_proj)", r"\1.base_layer")(held)
+            | {"model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(2, 16)}
+        ),
+        "merge_and_unload",
+    ),
+    "a value head": (beside("v_head.summary.weight", torch.zeros(1, 16)), "values or classes"),
+    "a reward model": (
+        lambda held: without("lm_head")(held) | {"score.weight": torch.zeros(1, 16)},
+        "values or classes",
+    ),
+    "another layer": (
+        lambda held: held | renamed(r"layers\.1", "layers.2")(held),
+        "asks for 2 layers and the files have more, of layer 2",
+    ),
+    "a wrong shape": (
+        lambda held: held | {"model.norm.weight": torch.ones(8)},
+        r"a wrong shape of model.norm.weight \(8 for 16\)",
+    ),
+    "integers": (
+        lambda held: held | {"model.layers.0.mlp.up_proj.weight": torch.ones(24, 16).char()},
+        "of dtype I8.*dequantise",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_weights_that_do_not_fit_are_refused_with_the_likely_reason(name, checkpoint, tmp_path):
+    change, message = CHANGES[name]
+    folder = with_tensors(checkpoint("llama"), tmp_path / "copy", change)
+    with pytest.raises(UserError, match=f"{re.escape(folder)}: got weights.*{message}"):
+        load_policy(folder)
+
+
+def test_one_message_of_the_program_says_so(checkpoint, tmp_path, capsys):
+    folder = with_tensors(checkpoint("olmo2"), tmp_path / "copy", renamed("^", "module."))
+    capsys.readouterr()
+    assert run(["trace", folder, "--prompt", "label", "--completion", " ="]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
+    assert "'module.'" in said.err
+
+
+@pytest.mark.parametrize("architecture", HEAD)
+def test_a_tied_head_needs_one_tensor_under_either_name(architecture, checkpoint, tmp_path, policy):
+    expected = policy(architecture, "float32").head
+    other = with_tensors(
+        checkpoint(architecture), tmp_path / "a", renamed(HEAD[architecture], "lm_head.weight")
+    )
+    assert torch.equal(load_policy(other).head, expected)
+    with pytest.raises(UserError, match="no tensor for"):
+        load_policy(
+            with_tensors(checkpoint(architecture), tmp_path / "b", without(HEAD[architecture]))
+        )
+
+
+def test_a_head_of_its_own_is_kept_though_the_configuration_ties_it(checkpoint, tmp_path):
+    own = torch.randn(285, 16)
+    folder = with_tensors(checkpoint("qwen3"), tmp_path / "copy", beside("lm_head.weight", own))
+    loaded = load_policy(folder)
+    assert torch.equal(loaded.head, own)
+    assert not torch.equal(loaded.embedding, own)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "tensor"),
+    [
+        ("gpt2", "h.0.attn.bias", torch.ones(1, 1, 48, 48).tril()),
+        ("gpt2", "h.1.attn.masked_bias", torch.tensor(-1e4)),
+        ("gpt_neox", "gpt_neox.layers.0.attention.bias", torch.ones(1, 1, 48, 48).bool().tril()),
+        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
+    ],
+)
+def test_buffers_that_old_versions_saved_change_nothing(
+    architecture, name, tensor, checkpoint, tmp_path, policy
+):
+    folder = with_tensors(checkpoint(architecture), tmp_path / "copy", beside(name, tensor))
+    assert torch.equal(load_policy(folder).head, policy(architecture, "float32").head)
+
+
+def test_a_bias_of_attention_is_no_mask(checkpoint, tmp_path):
+    folder = with_tensors(
+        checkpoint("gpt2"), tmp_path / "copy", beside("h.0.attn.bias", torch.zeros(48))
+    )
+    with pytest.raises(UserError, match=r"no use for h\.0\.attn\.bias"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value, checkpoint, tmp_path):
+    def spoil(held):
+        held["model.layers.1.mlp.up_proj.weight"][3, 2] = value
+        return held
+
+    folder = with_tensors(checkpoint("llama"), tmp_path / "copy", spoil)
+    with pytest.raises(UserError, match=rf"got {value} in model\.layers\.1\.mlp\.up_.*\[3, 2\]"):
+        load_policy(folder)
+
+
+def test_weights_too_large_for_half_precision_are_told_from_a_diverged_run(checkpoint, tmp_path):
+    folder = with_tensors(
+        checkpoint("llama"),
+        tmp_path / "a",
+        lambda held: {name: x * 1e6 if "up_proj" in name else x for name, x in held.items()},
+    )
+    load_policy(folder)
+    with pytest.raises(UserError, match=r"read as float16.*bfloat16 as `dtype`"):
+        load_policy(folder, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 1}, "asks for 1 layers and the files have more, of layer 1"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights"),
+        ({"transformers_weights": "other.safetensors"}, "a weight file of another name"),
+        ({"architectures": None, "model_type": "bert"}, "weights that do not fit"),
+        ({"num_attention_heads": "two"}, "a folder that transformers cannot load"),
+    ],
+)
+def test_configurations_of_another_model_are_refused(change, message, checkpoint, tmp_path):
+    folder = with_settings(checkpoint("olmo2"), tmp_path / "copy", **change)
+    with pytest.raises(UserError, match=message):
+        load_policy(folder)
