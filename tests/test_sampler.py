@@ -13,6 +13,7 @@ from tests.oracles import completions as oracle
 from valuegrad import sampler as module
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.errors import RunError, UserError
+from valuegrad.prompts import stop_tokens
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.sampler import check_log_probabilities, rollouts
 
@@ -76,12 +77,12 @@ def test_log_probabilities_are_those_of_the_completions(architecture, dtype):
     expected = recomputed(letters.policy(architecture), drawn)
     torch.testing.assert_close(drawn.logp, expected.double(), rtol=0, atol=1e-4)
     _, logp = prompt_state_scores(policy, drawn, 0)
-    assert check_log_probabilities(policy, drawn, logp) < 1e-4
+    assert check_log_probabilities(policy, drawn.logp, logp) < 1e-4
     off = dataclasses.replace(drawn, logp=drawn.logp + 0.05 * torch.eye(3, 6))
     with pytest.raises(RunError, match=r"differ by 0\.05 nats"):
-        check_log_probabilities(policy, off, logp)
+        check_log_probabilities(policy, off.logp, logp)
     with pytest.raises(RunError, match="differ by nan"):
-        check_log_probabilities(policy, drawn, logp * math.nan)
+        check_log_probabilities(policy, drawn.logp, logp * math.nan)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3"])
@@ -176,7 +177,7 @@ def test_generation_settings_of_a_checkpoint_change_nothing(architecture):
     torch.testing.assert_close(one.logp, other.logp, rtol=0, atol=1e-12)
     assert odd.model.generation_config.to_dict() == before
     # Its stop tokens are read where prompts are made, the tokenizer's and the task's added.
-    assert letters.asked(odd, letters.task(letters.answers(architecture))).stops == (2, 3, 4, 0, 1)
+    assert stop_tokens(odd, letters.task(letters.answers(architecture))) == (2, 3, 4, 0, 1)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "olmo2"])

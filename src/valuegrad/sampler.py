@@ -8,7 +8,7 @@ N prompts · G completions of each · R = N·G rows · T tokens of the longest o
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from valuegrad.errors import RunError, UserError
+from valuegrad.errors import NotFiniteError, RunError, UserError
 from valuegrad.model.batches import CACHE_TOKENS, batches, left_padded
 from valuegrad.model.policy import Policy
 from valuegrad.prompts import Prompts
@@ -95,7 +95,7 @@ def rollouts(
     forks = [()] * len(rows) if forks is None else forks
     prefixes = tuple((*prompts.tokens[r], *f) for r, f in zip(rows, forks, strict=True))
     limits = [prompts.max_tokens - len(fork) for fork in forks]
-    drawn, logp = _draw(policy, prefixes, limits, prompts.stops, group_size, seed)
+    drawn, logp = draw(policy, prefixes, limits, prompts.stops, group_size, seed)
     whole = [[(*f, *c) for c in group] for f, group in zip(forks, drawn, strict=True)]
     texts = [[prompts.text(policy, c) for c in group] for group in whole]
     stopped = torch.tensor([[c[-1] in prompts.stops for c in group] for group in drawn])
@@ -111,13 +111,13 @@ def rollouts(
 
 
 def check_log_probabilities(
-    policy: Policy, found: Rollouts, recomputed: Float[Tensor, "N G"]
+    policy: Policy, drawn: Float[Tensor, "N G"], recomputed: Float[Tensor, "N G"]
 ) -> float:
     """The largest difference, in nats, of draws' log-probabilities from those of a forward pass.
 
     Refused where that is more than rounding, for then the draws are not the policy's.
     """
-    difference = float((found.logp - recomputed.double().cpu()).abs().max())
+    difference = float((drawn - recomputed.double().cpu()).abs().max())
     if not difference <= TOLERANCE[policy.head.dtype]:
         raise RunError(
             f"log-probabilities of rollouts differ by {difference:.2g} nats from those of one "
@@ -144,14 +144,15 @@ class _InverseTransform:
 
 
 @torch.no_grad()
-def _draw(
+def draw(
     policy: Policy,
     prefixes: Sequence[Sequence[int]],
     limits: Sequence[int],
     stops: Sequence[int],
     size: int,
-    seed: int,
+    seed: Hashable,
 ) -> tuple[list[list[tuple[int, ...]]], Float[Tensor, "N G"]]:
+    """A group of completions of each prefix, of at most so many tokens, and their log π in nats."""
     drawn: list[list[tuple[int, ...]]] = [[] for _ in prefixes]
     logp = torch.zeros(len(prefixes), size, dtype=torch.float64)
     for rows in _batches(policy, prefixes, limits, max(1, CACHE_TOKENS // size)):
@@ -181,6 +182,11 @@ def _draw(
             end = next((t + 1 for t in range(end) if tokens[i][t] in stops), end)
             logp[row, len(drawn[row])] = steps[i, :end].sum()
             drawn[row].append(tuple(tokens[i][:end]))
+    if not torch.isfinite(logp).all():
+        row = int((~torch.isfinite(logp)).any(1).nonzero()[0])
+        text = policy.tokenizer.decode(list(prefixes[row]))
+        name = policy.checkpoint.name
+        raise NotFiniteError(f"{name}: logits that are not finite after …{text[-40:]!r}")
     return drawn, logp
 
 
@@ -208,7 +214,7 @@ def _plain_generation(policy: Policy) -> Iterator[None]:
         policy.model.generation_config = before
 
 
-def _uniform(seed: int, prefix: Sequence[int], size: int, most: int) -> Float[Tensor, "G T"]:
+def _uniform(seed: Hashable, prefix: Sequence[int], size: int, most: int) -> Float[Tensor, "G T"]:
     """Uniform numbers of one group: a function of the seed and of what it continues alone."""
     digest = hashlib.sha256(repr((seed, tuple(prefix))).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -19,7 +19,8 @@ from valuegrad.prompts import tokenise
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.sampler import rollouts
 from valuegrad.tasks.arithmetic import arithmetic
-from valuegrad.training import grpo_trl as module
+from valuegrad.training import grpo_trl
+from valuegrad.training import trl_trainer as module
 from valuegrad.training.train import train
 
 SMALL = Budget(
@@ -60,14 +61,14 @@ def gradients(monkeypatch):
 def rewarded(monkeypatch):
     """The rows, completions and rewards of every batch."""
     seen = []
-    real = module._Reward.__call__
+    real = module.Reward.__call__
 
     def record(self, completion_ids, row, **rest):
         found = real(self, completion_ids, row, **rest)
         seen.append((row, completion_ids, rest["completions"], found))
         return found
 
-    monkeypatch.setattr(module._Reward, "__call__", record)
+    monkeypatch.setattr(module.Reward, "__call__", record)
     return seen
 
 
@@ -114,7 +115,7 @@ def test_completions_are_rewarded_as_rollouts_are(policy, chosen):
     answers = [list(c) for row in range(len(prompts)) for c in prompts.accepted(row)[:1]]
     ids = [list(c) for group in drawn.completions for c in group] + answers
     rows = [r for r in range(len(prompts)) for _ in range(5)] + list(range(len(answers)))
-    reward = module._Reward(reference, prompts)
+    reward = module.Reward(reference, prompts)
     found = reward(completion_ids=ids, row=rows, completions=["?"] * len(ids))
     assert found[: drawn.rewards.numel()] == drawn.rewards.flatten().tolist()
     if prompts.exact:
@@ -143,14 +144,14 @@ def test_a_completion_ends_at_the_tasks_stop_and_is_read_without_it(policy, rewa
 
 def test_prompts_are_read_as_valuegrad_reads_them(policy, monkeypatch):
     seen = []
-    real = module._Trainer._tokenize_prompts
+    real = module.Trainer._tokenize_prompts
 
     def record(self, prompts):
         found = real(self, prompts)
         seen.extend(zip(prompts, found[0], strict=True))
         return found
 
-    monkeypatch.setattr(module._Trainer, "_tokenize_prompts", record)
+    monkeypatch.setattr(module.Trainer, "_tokenize_prompts", record)
     reference = policy("llama", "float32")
     train(reference, SUMS, budget=SMALL)
     prompts = tokenise(reference, SUMS).train
@@ -199,7 +200,7 @@ def test_a_budget_read_off_a_longer_run_is_that_of_a_shorter_one(policy):
 
 def test_passes_over_an_update_change_rounding_only(policy, monkeypatch):
     whole = train(policy("llama", "float32"), SUMS, budget=SMALL)
-    monkeypatch.setattr(module, "TRAINING_TOKENS", 40)
+    monkeypatch.setattr(grpo_trl, "TRAINING_TOKENS", 40)
     parts = train(policy("llama", "float32"), SUMS, budget=SMALL)
     assert parts.rewards_after == pytest.approx(whole.rewards_after, rel=1e-3, abs=1e-9)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from valuegrad.budget import Budget
-from valuegrad.errors import RunError
-from valuegrad.training.run import Training, not_finite, prompt_order
+from valuegrad.errors import NotFiniteError, RunError
+from valuegrad.training.run import Training, diverging, prompt_order
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 6), (4, 9), (5, 1)])
@@ -33,5 +33,6 @@ def test_gains_are_what_a_run_added():
 
 
 def test_a_run_that_left_the_numbers_says_what_to_change():
-    with pytest.raises(RunError, match=r"at learning rate 0\.5; lower `learning_rate` and run ag"):
-        raise not_finite(Budget(learning_rate=0.5))
+    told = pytest.raises(RunError, match=r"at learning rate 0\.5; lower `learning_rate` and run ag")
+    with told, diverging(Budget(learning_rate=0.5)):
+        raise NotFiniteError("here")

@@ -30,13 +30,17 @@ def held_out_rewards(
 
     Raises:
         UserError: prompts, answers or a reward that cannot be used.
+        RunError: logits that are not finite.
 
     Example:
         ``held_out_rewards(load_policy("runs/step100"), arithmetic()).mean()``
     """
     prompts = tokenise(policy, task).evaluation if isinstance(task, Task) else task
     if prompts.kind == "one token":
-        return vocabulary.rewards(policy, prompts)
-    if prompts.kind == "exact":
-        return teacher_forced.rewards(policy, prompts)
-    return sampled.rewards(draw(policy, prompts, rollouts, seed=seed))
+        found = vocabulary.rewards(policy, prompts)
+    elif prompts.kind == "exact":
+        found = teacher_forced.rewards(policy, prompts)
+    else:
+        found = sampled.rewards(draw(policy, prompts, rollouts, seed=seed))
+    prompts.check_finite(policy, "an expected reward", found)
+    return found

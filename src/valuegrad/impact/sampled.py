@@ -80,7 +80,7 @@ def measure(
     difference = 0.0
     for prompts, group in groups:
         scores, logp = prompt_state_scores(policy, group, site)
-        difference = max(difference, check_log_probabilities(policy, group, logp))
+        difference = max(difference, check_log_probabilities(policy, group.logp, logp))
         # A completion has one advantage at all of its states: its prompt's.
         given = {m: p.at(list(prompts)) for m, p in populations.items()}
         own = None if group is drawn else given

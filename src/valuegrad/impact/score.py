@@ -87,7 +87,7 @@ def score(
     Raises:
         UserError: settings out of range, a half-precision policy, prompts, answers or a reward that
             cannot be used.
-        RunError: draws that are not the policy's.
+        RunError: draws that are not the policy's; numbers that are not finite.
 
     Example:
         ``score(load_policy("runs/step100"), label_copy()).probe_step``
@@ -102,9 +102,16 @@ def score(
     way = estimator(policy, prompts, budget, sampling, site=site, alpha=alpha)
     found = way.measure()
     impact, drawn = found.impacts[budget.method], found.drawn
+    for what, values in (
+        ("an expected reward", impact.rows.reward),
+        ("an entropy", impact.rows.entropy),
+        ("a squared value gradient", impact.rows.sigma),
+    ):
+        prompts.evaluation.check_finite(policy, what, values)
     distance = budget.learning_rate * probe_updates(budget)
     # The rewards were measured on the way to the impact.
     probed = move(way, impact.rows.reward.to(policy.device), [distance])
+    prompts.evaluation.check_finite(policy, "a probe step", probed.change[0])
     change = probed.change[0].cpu().numpy()
     checkpoint = policy.checkpoint
     return Score(

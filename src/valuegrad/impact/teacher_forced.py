@@ -136,7 +136,7 @@ def _over_rollouts(
     """E‖λ̂ − G‖ below ``"final"``: the answer's own share exact, the rest a mean over rollouts."""
     value, gradient = found.value[:, 0], found.gradient[:, 0].double()
     scores, logp = prompt_state_scores(policy, drawn, found.site)
-    check_log_probabilities(policy, drawn, logp)
+    check_log_probabilities(policy, drawn.logp, logp)
     scores = scores.double()
     own_chance, own_scores = _accepted_scores(policy, prompts, found.site)
     wrong = (drawn.rewards.to(value) < 1).double()

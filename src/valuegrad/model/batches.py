@@ -121,6 +121,19 @@ def entropies(policy: Policy, states: Float[Tensor, "B D"]) -> Float[Tensor, " B
     return torch.cat([-torch.xlogy(p, p).sum(1) for p in chunks])
 
 
+@torch.no_grad()
+def completion_logp(
+    policy: Policy, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]
+) -> Float[Tensor, "B T"]:
+    """Log π of each token behind the prompts, in nats and float64; 0 past the end."""
+    longest = max(len(s) - n for s, n in zip(sequences, prompt_lengths, strict=True))
+    found = torch.zeros(len(sequences), longest, dtype=torch.float64, device=policy.device)
+    for batch in scored_batches(policy, sequences, prompt_lengths):
+        log_p = logits(policy, batch.final_states(policy)).double().log_softmax(1)
+        found[batch.into] = log_p.gather(1, batch.target[:, None])[:, 0]
+    return found
+
+
 def head_chunks(policy: Policy, count: int) -> list[list[int]]:
     """Row numbers in chunks small enough for a few arrays of chunk × vocabulary."""
     size = max(1, HEAD_ELEMENTS // policy.head.shape[0])

@@ -1,13 +1,10 @@
 """GRPO through TRL's GRPOTrainer, for completions of any length: the own loop's hyper-parameters.
 
-Prompts, rewards and advantages are valuegrad's own; TRL draws the completions, forms the loss of
+Prompts, draws, rewards and advantages are valuegrad's own (`trl_trainer`); TRL forms the loss of
 Eq. 1 and takes the steps.
-
-P prompts of an update · G completions a prompt
 """
 
 import copy
-import logging
 import random
 import tempfile
 import warnings
@@ -19,16 +16,18 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from valuegrad.budget import Budget, Method
-from valuegrad.errors import UserError
-from valuegrad.methods import advantages, zero_spread
+from valuegrad.budget import Budget
+from valuegrad.errors import NotFiniteError, UserError
+from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.model.batches import TRAINING_TOKENS
+from valuegrad.model.loading import quiet
 from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.model.precision import use_true_float64
 from valuegrad.prompts import Prompts, TaskPrompts
-from valuegrad.training.run import Training, held_out_reward, not_finite, prompt_order
+from valuegrad.training.run import Training, diverging, prompt_order
+from valuegrad.training.trl_trainer import Trainer
 
 
 def train_with_trl(
@@ -44,14 +43,16 @@ def train_with_trl(
     if budget.beta > 0 and budget.kl == "exact":
         wanted = "k3 with the engine trl, which estimates the penalty"
         raise UserError("kl", "exact", wanted, "pass k3")
-    before = held_out_reward(policy, prompts.evaluation, budget)
+    before = float(held_out_rewards(policy, prompts.evaluation).mean())
     learner = _learner(policy)
     recorder = _Recorder(learner, prompts.evaluation, budget, progress)
     with _process_kept(), tempfile.TemporaryDirectory() as scratch:
-        trainer = _Trainer(
+        trainer = Trainer(
+            policy=policy,
+            learner=learner,
+            prompts=prompts.train,
             method=budget.method,
             model=learner.model,
-            reward_funcs=_Reward(policy, prompts.train),
             args=_arguments(budget, prompts.train, policy, seed, scratch),
             train_dataset=_dataset(prompts.train, budget, seed),
             processing_class=learner.tokenizer,
@@ -60,49 +61,10 @@ def train_with_trl(
         )
         trainer.remove_callback(PrinterCallback)
         _finish(trainer, policy, prompts.train)
-        try:
+        with diverging(budget):
             trainer.train()
-        except RuntimeError as error:
-            # What torch says when it is to draw from a distribution of NaN.
-            if "probability tensor" in str(error):
-                raise not_finite(budget) from error
-            raise
     equal = trainer.equal_groups / trainer.groups
     return Training(seed, budget, before, tuple(recorder.after), equal, "trl")
-
-
-class _Trainer(GRPOTrainer):  # type: ignore[misc]
-    """TRL's trainer with valuegrad's advantages: one definition of the methods for every engine."""
-
-    def __init__(self, *, method: Method, **keywords: Any) -> None:
-        self.equal_groups = self.groups = 0
-        self.method = method
-        super().__init__(**keywords)
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        batch = super()._generate_and_score_completions(inputs)
-        drawn = self.reward_funcs[0].latest.view(-1, self.num_generations)
-        equal = zero_spread(drawn)
-        self.equal_groups += int(equal.sum())
-        self.groups += len(equal)
-        batch["advantages"] = advantages(drawn, self.method).flatten().to(batch["advantages"])
-        return batch
-
-
-class _Reward:
-    """The task's reward as TRL calls it; keeps the rewards of the latest batch."""
-
-    __name__ = "reward"
-
-    def __init__(self, policy: Policy, prompts: Prompts) -> None:
-        self.policy, self.prompts = policy, prompts
-        self.latest = torch.empty(0)
-
-    def __call__(self, completion_ids: list[list[int]], row: list[int], **rest: Any) -> list[float]:
-        # By tokens: the texts that TRL hands over keep a stop such as a line break.
-        whole = [[tuple(ids)] for ids in completion_ids]
-        self.latest = self.prompts.rewards_of(self.policy, row, whole)[:, 0].float()
-        return self.latest.tolist()
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]
@@ -117,11 +79,11 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         model = self.learner.model
         if not all(torch.isfinite(p).all() for p in model.parameters() if p.requires_grad):
-            raise not_finite(self.budget)
+            raise NotFiniteError("weights that are not finite")
         self.progress(state.global_step)
         if state.global_step in self.budget.updates:
             model.eval()
-            self.after.append(held_out_reward(self.learner, self.prompts, self.budget))
+            self.after.append(float(held_out_rewards(self.learner, self.prompts).mean()))
             model.train()
 
 
@@ -162,12 +124,9 @@ def _arguments(budget: Budget, prompts: Prompts, policy: Policy, seed: int, fold
         epsilon=budget.clip,
         beta=budget.beta,
         use_bias_correction_kl=False,
-        disable_dropout=True,
-        # The policy's own distribution.
-        max_completion_length=prompts.max_tokens,
+        router_aux_loss_coef=0.0,
         temperature=1.0,
-        top_p=1.0,
-        top_k=0,
+        max_completion_length=prompts.max_tokens,
         # In full precision, and without leaving anything behind.
         use_cpu=policy.device.type == "cpu",
         bf16=False,
@@ -194,10 +153,7 @@ def _dataset(prompts: Prompts, budget: Budget, seed: int) -> Any:
 def _finish(trainer: Any, policy: Policy, prompts: Prompts) -> None:
     """Set what no argument of the trainer can say."""
     # TRL adds the tokenizer's stop to the model's; a one-token answer has none, and -1 is no token.
-    stops = list(prompts.stops) or [-1]
-    trainer.eos_token_ids = stops
-    trainer.generation_config.eos_token_id = stops
-    trainer.generation_kwargs["eos_token_id"] = stops
+    trainer.eos_token_ids = list(prompts.stops) or [-1]
     if trainer.ref_model is not None:
         # TRL reads the reference from the checkpoint's folder: it is the policy as it is here.
         trainer.ref_model.load_state_dict(policy.model.state_dict())
@@ -222,19 +178,13 @@ def _lora(budget: Budget) -> Any:
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Without advice on settings that are chosen here; log levels and random states come back."""
-    loggers = [logging.getLogger(name) for name in ("trl", "transformers")]
-    levels = [logger.level for logger in loggers]
+    """Without advice on settings that are chosen here; random states come back."""
     # TRL seeds every global generator.
     python, numpy = random.getstate(), np.random.get_state()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        with quiet("trl", "transformers"), torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from valuegrad.budget import Budget
+from valuegrad.errors import NotFiniteError
+from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.methods import advantages, zero_spread
 from valuegrad.model.batches import final_states
 from valuegrad.model.policy import Policy, check_full_precision, logits
 from valuegrad.prompts import Prompts, TaskPrompts
 from valuegrad.training.objective import grpo_objective
-from valuegrad.training.run import Training, held_out_reward, not_finite, prompt_order
+from valuegrad.training.run import Training, diverging, prompt_order
 
 
 def train_one_token(
@@ -36,23 +38,24 @@ def train_one_token(
     optimiser = torch.optim.Adam(parameters, lr=budget.learning_rate)
     generator = torch.Generator().manual_seed(seed)
     order = prompt_order(len(prompts.train), budget.prompts_per_update, generator)
-    before = held_out_reward(policy, prompts.evaluation, budget)
+    before = float(held_out_rewards(policy, prompts.evaluation).mean())
     after: list[float] = []
     equal_groups = groups = done = 0
-    while done < budget.updates[-1]:
-        batch = _Batch(policy, prompts.train, next(order), budget)
-        for _ in range(min(budget.inner_epochs, budget.updates[-1] - done)):
-            loss = -batch.objective(learner, generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, budget.max_gradient_norm)
-            optimiser.step()
-            done += 1
-            progress(done)
-            if done in budget.updates:
-                after.append(held_out_reward(learner, prompts.evaluation, budget))
-        equal_groups += batch.equal_groups
-        groups += len(batch.rows)
+    with diverging(budget):
+        while done < budget.updates[-1]:
+            batch = _Batch(policy, prompts.train, next(order), budget)
+            for _ in range(min(budget.inner_epochs, budget.updates[-1] - done)):
+                loss = -batch.objective(learner, generator)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(parameters, budget.max_gradient_norm)
+                optimiser.step()
+                done += 1
+                progress(done)
+                if done in budget.updates:
+                    after.append(float(held_out_rewards(learner, prompts.evaluation).mean()))
+            equal_groups += batch.equal_groups
+            groups += len(batch.rows)
     return Training(seed, budget, before, tuple(after), equal_groups / groups, "one_token")
 
 
@@ -97,7 +100,7 @@ class _Batch:
 
     def _draw(self, log_p: Tensor, generator: torch.Generator) -> None:
         if not torch.isfinite(log_p.exp()).all():
-            raise not_finite(self.budget)
+            raise NotFiniteError("probabilities that are not finite")
         size = self.budget.group_size
         drawn = torch.multinomial(log_p.exp().cpu(), size, replacement=True, generator=generator)
         actions = [[(token,) for token in group] for group in drawn.tolist()]

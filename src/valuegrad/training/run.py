@@ -1,16 +1,13 @@
 """What every engine shares: the result of a run, the order of its prompts, and how one fails."""
 
-import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from valuegrad.budget import Budget
-from valuegrad.errors import RunError
-from valuegrad.impact.held_out import held_out_rewards
-from valuegrad.model.policy import Policy
-from valuegrad.prompts import Prompts
+from valuegrad.errors import NotFiniteError, RunError
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,13 @@ def prompt_order(count: int, size: int, generator: torch.Generator) -> Iterator[
         waiting = waiting[size:]
 
 
-def held_out_reward(policy: Policy, prompts: Prompts, budget: Budget) -> float:
-    """The mean held-out reward of a run's policy, if that is finite."""
-    reward = float(held_out_rewards(policy, prompts).mean())
-    if not math.isfinite(reward):
-        raise not_finite(budget)
-    return reward
-
-
-def not_finite(budget: Budget) -> RunError:
-    """What a run ends with whose policy has left the finite numbers."""
-    return RunError(
-        f"the policy left the finite numbers at learning rate {budget.learning_rate}; "
-        "lower `learning_rate` and run again"
-    )
+@contextmanager
+def diverging(budget: Budget) -> Iterator[None]:
+    """Say of a policy that leaves the finite numbers here that the updates led it there."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise RunError(
+            f"the policy left the finite numbers at learning rate {budget.learning_rate}; "
+            "lower `learning_rate` and run again"
+        ) from error
