@@ -1,7 +1,7 @@
 """The one loop over checkpoints: what has no record yet is measured, and kept as one.
 
 A checkpoint on the hub is downloaded where a record is missing, the next while one is measured. A
-checkpoint that fails is noted and the rest go on; a full disk stops them all.
+checkpoint that fails is noted and the rest go on; records that cannot be written stop them all.
 """
 
 import time
@@ -118,7 +118,7 @@ class Measuring:
             yield
         except ValuegradError as error:
             if type(error) is RunError and isinstance(error.__cause__, OSError):
-                raise  # A full disk, which the others would meet too.
+                raise  # Records cannot be written: the others would meet it too.
             self.errors[checkpoint] = error
 
     def _raise_if_all_failed(self) -> None:
