@@ -95,9 +95,10 @@ def _handler(hub):
             elif path.startswith("/api/models/"):
                 self._describe(path.removeprefix("/api/models/"))
             else:
-                repo, _, rest = path[1:].partition("/resolve/")
+                # A slash in the name of a branch is quoted.
+                repo, _, rest = urlsplit(self.path).path[1:].partition("/resolve/")
                 wanted, _, name = rest.partition("/")
-                self._file(method, repo, wanted, name)
+                self._file(method, repo, unquote(wanted), unquote(name))
 
         def _describe(self, path):
             owner, name, *rest = path.split("/")
@@ -111,7 +112,8 @@ def _handler(hub):
                 ]
                 self._json({"branches": branches, "converts": [], "tags": []})
             elif (branch := hub.branch(repo, wanted or "main")) is None:
-                self._error(404, "RevisionNotFound")
+                folder = kind == "tree" and any(wanted.startswith(f"{n}/") for n in hub.repos[repo])
+                self._error(404, "EntryNotFound" if folder else "RevisionNotFound")
             elif kind == "tree":
                 files = hub.repos[repo][branch].items()
                 self._json([self._entry(name, data) for name, data in files if "/" not in name])

@@ -74,3 +74,16 @@ def test_what_others_downloaded_again_is_theirs(hub):
     assert downloaded() == {}
     assert evict(0, 1, [], [])
     assert weights.is_file()
+
+
+def test_what_others_linked_to_a_download_stays_and_keeps_its_bytes(hub):
+    (first,) = resolve([f"{REPO}@{NAMES[-1]}"])
+    fetch(first)
+    hub.repos[REPO]["main"]["README.md"] = b"another commit with the same weights"
+    snapshot_download(REPO, revision="main")
+    (same,) = resolve([REPO])
+    assert fetch(same).path != first.hub.snapshot
+    assert list(downloaded()) == [first.hub.snapshot]
+    assert evict(0, 0, [], [])
+    assert not (first.hub.snapshot / WEIGHTS).exists()
+    assert (same.hub.snapshot / WEIGHTS).read_bytes() == hub.repos[REPO]["main"][WEIGHTS]

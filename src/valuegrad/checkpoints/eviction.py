@@ -1,6 +1,7 @@
 """The disk space of downloads: which files are valuegrad's, and which of them go at a limit."""
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from huggingface_hub import scan_cache_dir
 from pydantic import ByteSize
 
 from valuegrad.checkpoints.checkpoint import cache_root
+from valuegrad.errors import RunError
 from valuegrad.files import write_atomically
 
 NOTES = ".valuegrad"  # folder in a repository's cache, so that notes go when it is deleted
@@ -31,6 +33,8 @@ def downloaded(repository: str = "models--*") -> dict[Path, list[Path]]:
     notes = cache_root().glob(f"{repository}/{NOTES}/*.kept")
     for note in sorted(notes, key=lambda note: note.stat().st_mtime_ns):
         snapshot = note.parents[1] / "snapshots" / note.stem
+        if not (os.access(note, os.R_OK) and os.access(snapshot, os.W_OK)):
+            continue  # Another user's, or only to be read.
         times = {snapshot / name: time for name, time in json.loads(note.read_text()).items()}
         # Another time of writing: it went, and somebody else downloaded it again.
         files = [f for f, time in times.items() if f.exists() and f.stat().st_mtime_ns == time]
@@ -39,18 +43,25 @@ def downloaded(repository: str = "models--*") -> dict[Path, list[Path]]:
     return found
 
 
-def note_download(snapshot: Path, weights: Sequence[str], new: Collection[str]) -> None:
-    """Note that a commit is used now, and which of its weight files came through valuegrad."""
+def note_download(
+    snapshot: Path, weights: Sequence[str], new: Collection[str], linked: Collection[str]
+) -> None:
+    """Note that a commit is used now, and which of its weight files came through valuegrad.
+
+    Those are what was `new` in the cache, and what was only `linked` to another commit's of them.
+    """
     repository = snapshot.parents[1]
-    # Ours is also what is not new here, but claimed by another commit's note.
-    ours = {file.resolve() for files in downloaded(repository.name).values() for file in files}
-    times = {
-        name: (snapshot / name).stat().st_mtime_ns
-        for name in weights
-        if name in new or (snapshot / name).resolve() in ours
-    }
+    ours = downloaded(repository.name)
+    blobs = {file.resolve() for files in ours.values() for file in files}
+    kept = {snapshot / name for name in new}.union(ours.get(snapshot, ()))
+    kept.update(file for name in linked if (file := snapshot / name).resolve() in blobs)
+    times = {n: (snapshot / n).stat().st_mtime_ns for n in weights if snapshot / n in kept}
     if times:
-        write_atomically(repository / NOTES / f"{snapshot.name}.kept", json.dumps(times))
+        try:
+            write_atomically(repository / NOTES / f"{snapshot.name}.kept", json.dumps(times))
+        except RunError:
+            if new:  # Else the note is there, and only says when it was used.
+                raise
 
 
 def evict(need: int, limit: int | None, in_use: Collection[Path], later: Sequence[Path]) -> bool:

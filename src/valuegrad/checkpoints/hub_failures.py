@@ -1,6 +1,7 @@
 """What the hub's client raises, in valuegrad's own words."""
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import httpx2
@@ -10,6 +11,8 @@ from valuegrad.errors import DownloadError, UserError, ValuegradError
 
 _UNREACHABLE = (errors.OfflineModeIsEnabled, httpx2.TransportError)
 _FAILURES = (*_UNREACHABLE, errors.HFValidationError, OSError)  # the client's others are OSErrors
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What was asked for, what could have been, and the fix; a gated repository is one not found, too.
 _WRONG_REQUESTS = {
     errors.GatedRepoError: (
@@ -32,12 +35,16 @@ _WRONG_REQUESTS = {
 
 
 @contextmanager
-def explained(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the client raises inside into a `UserError` or a `DownloadError`."""
+def explained(repo: str, revision: str | None = None, files: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what the client raises inside into a `UserError` or a `DownloadError`.
+
+    `files` are those that have to be downloaded; without them the cache is only read.
+    """
     try:
         yield
     except _FAILURES as error:
-        raise _explanation(error, repo, f"{repo}@{revision}" if revision else repo) from error
+        name = f"{repo}@{revision}" if revision else repo
+        raise _explanation(error, repo, name, files) from error
 
 
 def unreachable(error: BaseException) -> bool:
@@ -52,24 +59,42 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def no_hub(subject: str, error: BaseException) -> DownloadError:
+def no_hub(
+    name: str, error: BaseException, files: Sequence[str] = (), others: str = ""
+) -> DownloadError:
     """The error for a hub that cannot be asked about something that is not here either."""
+    there = f" ({others})" if others else ""
     why = f"the hub at {constants.ENDPOINT} cannot be reached ({first_line(error)})"
     fix = "check the network, HF_ENDPOINT and the proxy, and run the same command again"
     if isinstance(error, errors.OfflineModeIsEnabled):
         why = "HF_HUB_OFFLINE forbids to ask the hub"
-        fix = "unset HF_HUB_OFFLINE, or name a revision that is there"
-    return DownloadError(f"{subject} is not in {constants.HF_HUB_CACHE}, and {why}; {fix}")
+        fix = f"unset HF_HUB_OFFLINE, or name a revision that is there{there}"
+    return DownloadError(
+        f"{_subject(name, files)} is not in {constants.HF_HUB_CACHE}, and {why}; {fix}"
+    )
 
 
-def _explanation(error: Exception, repo: str, name: str) -> ValuegradError:
+def _subject(name: str, files: Sequence[str]) -> str:
+    listed = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+    return f"{listed} of {name}" if files else name
+
+
+def _explanation(error: Exception, repo: str, name: str, files: Sequence[str]) -> ValuegradError:
     for kind, (got, wanted, fix) in _WRONG_REQUESTS.items():
         if isinstance(error, kind):
             page, reason = f"{constants.ENDPOINT}/{repo}", first_line(error)
             return UserError(name, got, wanted, fix.format(page=page, repo=repo, reason=reason))
-    if isinstance(error, OSError) and error.errno is not None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _NO_ACCESS:
+        what, use = ("downloaded", "written to") if files else ("looked up", "read")
         return DownloadError(
-            f"{name} could not be written to {constants.HF_HUB_CACHE} ({error.strerror}). Nothing "
+            f"{_subject(name, files)} cannot be {what}: the cache folder {constants.HF_HUB_CACHE} "
+            f"cannot be {use} ({error}); set HF_HOME or HF_HUB_CACHE to a folder of your own, and "
+            "run the same command again"
+        )
+    if number in _FULL:
+        return DownloadError(
+            f"{name} could not be written to {constants.HF_HUB_CACHE} ({error.strerror}). Nothing "  # type: ignore[attr-defined]
             "half-written is kept; free some space there, set HF_HOME to a larger disk or set "
             "`cache_limit`, and run the same command again"
         )
@@ -77,7 +102,7 @@ def _explanation(error: Exception, repo: str, name: str) -> ValuegradError:
     while not isinstance(cause, _UNREACHABLE) and cause.__cause__ is not None:
         cause = cause.__cause__  # type: ignore[assignment]
     if isinstance(cause, errors.OfflineModeIsEnabled | httpx2.ConnectError):
-        return no_hub(name, cause)
+        return no_hub(name, cause, files)
     return DownloadError(
         f"the download of {name} broke off ({first_line(error)}). Nothing half-written is kept, "
         "files that arrived whole are; run the same command again to go on from there"

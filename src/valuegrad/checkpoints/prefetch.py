@@ -9,6 +9,7 @@ from pathlib import Path
 from valuegrad.checkpoints.checkpoint import Checkpoint, HubCommit
 from valuegrad.checkpoints.eviction import evict, free_bytes, in_words
 from valuegrad.checkpoints.hub import Transfer, download, missing, weight_files
+from valuegrad.checkpoints.hub_failures import explained
 from valuegrad.errors import UserError, ValuegradError
 
 Progress = Callable[[str, int, int], None]
@@ -62,8 +63,10 @@ class Downloads(AbstractContextManager["Downloads"]):
         self, source: HubCommit, in_use: list[Path], later: list[Path], ahead: bool = False
     ) -> bool:
         """Start a download, after the evictions that it needs; whether it fits."""
-        need = sum(missing(source, weight_files(source)).values())
-        fits = not (ahead and need > free_bytes()) and evict(need, self._limit, in_use, later)
+        weights = weight_files(source)
+        with explained(source.repo, source.revision):
+            need = sum(missing(source, weights).values())
+            fits = not (ahead and need > free_bytes()) and evict(need, self._limit, in_use, later)
         if fits:
             transfer = Transfer()
             self._running[source] = self._worker.submit(download, source, transfer), transfer

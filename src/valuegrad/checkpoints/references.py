@@ -18,6 +18,7 @@ from valuegrad.errors import DownloadError, UserError
 _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./*?\[\]!+-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT = re.compile(r"[0-9a-f]{7,39}")  # as the hub takes them
 
 
 def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple[Checkpoint, ...]:
@@ -122,9 +123,9 @@ def _commits(repo: str, wanted: str) -> dict[str, str]:
     elif wanted in known or _COMMIT.fullmatch(wanted):
         found = {wanted: known.get(wanted, wanted)}
     else:
-        found = {} if no_answer else _unlisted(repo, wanted)
+        found = (_abbreviated if no_answer else _unlisted)(repo, wanted)
     if no_answer and not found:
-        raise no_hub(f"{repo}@{wanted}", no_answer)
+        raise no_hub(f"{repo}@{wanted}", no_answer, others=_near(wanted, known))
     if no_answer and not isinstance(no_answer, errors.OfflineModeIsEnabled):
         _LOG.warning(
             f"valuegrad: the hub cannot be reached ({first_line(no_answer)}); of {repo}@{wanted} "
@@ -140,8 +141,18 @@ def _commits(repo: str, wanted: str) -> dict[str, str]:
 def _cached(repo: str) -> dict[str, str]:
     refs, snapshots = cache_folder(repo) / "refs", cache_folder(repo) / "snapshots"
     files = sorted(path for path in refs.rglob("*") if path.is_file())
-    known = {path.relative_to(refs).as_posix(): path.read_text("utf-8") for path in files}
-    return {name: commit for name, commit in known.items() if (snapshots / commit).is_dir()}
+    known = {path.relative_to(refs).as_posix(): path.read_text("utf-8").strip() for path in files}
+    return {
+        name: known[name] for name in known if known[name] and (snapshots / known[name]).is_dir()
+    }
+
+
+def _abbreviated(repo: str, wanted: str) -> dict[str, str]:
+    """The one commit in the cache that begins so, if it is one."""
+    snapshots = cache_folder(repo) / "snapshots"
+    found = [path.name for path in snapshots.glob(f"{glob.escape(wanted)}*") if path.is_dir()]
+    whole = len(found) == 1 and _SHORT.fullmatch(wanted) and _COMMIT.fullmatch(found[0])
+    return {wanted: found[0]} if whole else {}
 
 
 def _unlisted(repo: str, wanted: str) -> dict[str, str]:
