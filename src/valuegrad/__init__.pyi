@@ -9,7 +9,7 @@ from .errors import DownloadError as DownloadError
 
 # 0. Checkpoints, policies, tasks and what is drawn
 from .checkpoints.checkpoint import Checkpoint as Checkpoint
-from .checkpoints.checkpoint import parse_revision as parse_revision
+from .checkpoints.names import parse_revision as parse_revision
 from .checkpoints.references import resolve as resolve
 from .model.policy import Policy as Policy
 from .model.loading import load_policy as load_policy

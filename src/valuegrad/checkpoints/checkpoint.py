@@ -1,25 +1,10 @@
-"""Which weights: the name, the step and the place of a checkpoint."""
+"""Which weights: a checkpoint with its name, its step and its place."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
-
-_STEP = re.compile(r"(?:^|[^a-z])(?:step-?|checkpoint-|ckpt_)(\d+)", re.IGNORECASE)
-_STAGE = re.compile(r"(?:^|[^a-z])stage(\d+)", re.IGNORECASE)
-_TOKENS = re.compile(r"(?:^|[^a-z])tokens?(\d+(?:\.\d+)?)([KMBT])", re.IGNORECASE)
-_UNIT = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-
-@dataclass(frozen=True)
-class Revision:
-    """What the name of a checkpoint says, None where it is silent."""
-
-    stage: int | None  # of training (OLMo, SmolLM3)
-    step: int | None  # optimiser steps taken
-    tokens: int | None  # training tokens seen
 
 
 @dataclass(frozen=True)
@@ -48,7 +33,7 @@ class Checkpoint:
     Attributes:
         name: the reference as the user would type it again.
         path: the folder; None for one on the hub that has not been downloaded.
-        label: short name for tables and figures.
+        label: short name for tables and figures, of one command no two alike.
         revision: the hub revision, None for a plain folder.
         step: optimiser steps taken, None where the name does not say.
         tokens: training tokens seen, None where the name does not say.
@@ -67,32 +52,6 @@ class Checkpoint:
     def commit(self) -> str | None:
         """The commit's hash on the hub, None for a local folder."""
         return None if self.hub is None else self.hub.commit
-
-
-def parse_revision(name: str) -> Revision:
-    """Read stage, step and tokens off the name of a revision or folder.
-
-    Knows the schemes of OLMo-2 and OLMo-3, Pythia, SmolLM2 and 3, Amber, Apertus and the Hugging
-    Face trainer. A name it does not know gives None throughout.
-
-    Args:
-        name: such as ``stage1-step50000-tokens105B``, ``step-240000``, ``ckpt_000``.
-
-    Returns:
-        The three numbers, tokens as a count.
-
-    Example:
-        >>> parse_revision("stage1-step50000-tokens105B")
-        Revision(stage=1, step=50000, tokens=105000000000)
-        >>> parse_revision("main")
-        Revision(stage=None, step=None, tokens=None)
-    """
-    stage, step, tokens = _STAGE.search(name), _STEP.search(name), _TOKENS.search(name)
-    return Revision(
-        stage=int(stage[1]) if stage else None,
-        step=int(step[1]) if step else None,
-        tokens=round(float(tokens[1]) * _UNIT[tokens[2].upper()]) if tokens else None,
-    )
 
 
 def cache_root() -> Path:

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +12,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, errors
 
-from valuegrad.checkpoints.checkpoint import Checkpoint, HubCommit, cache_folder, parse_revision
+from valuegrad.checkpoints.checkpoint import Checkpoint, HubCommit, cache_folder
 from valuegrad.checkpoints.hub_failures import explained, first_line, no_hub, unreachable
+from valuegrad.checkpoints.names import Revision, labels, parse_revision, training_order
 from valuegrad.errors import DownloadError, UserError
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +28,8 @@ def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple
 
     A reference is a local folder, a glob of folders (``runs/step*``), or ``repo``,
     ``repo@revision`` or ``repo@pattern*`` on the hub; a folder that exists wins. Names without a
-    step keep their natural order after those with one; what is named twice is taken once.
+    step keep their natural order after those with one; what is named twice is taken once. Labels
+    are the ends of names, as long as it takes for no two to be alike.
 
     Args:
         references: one or more references.
@@ -57,10 +60,8 @@ def resolve(references: Sequence[str], *, every_revision: bool = False) -> tuple
         fix = "name a folder such as runs/step100"
         raise UserError("checkpoints", "no reference", "at least one", fix)
     several = tuple(found.values())
-    if len({c.label for c in several}) == len(several):
-        return several
-    parents = [(Path(c.hub.repo) if c.hub else Path(c.name).parent).name for c in several]
-    return tuple(replace(c, label=f"{p}/{c.label}") for c, p in zip(several, parents, strict=True))
+    short = labels([_place(c.path) if c.path else c.name for c in several])
+    return tuple(replace(c, label=label) for c, label in zip(several, short, strict=True))
 
 
 def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
@@ -69,7 +70,7 @@ def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
         return [_local(path)]
     matches = [Path(p) for p in glob.glob(str(path)) if Path(p, "config.json").is_file()]  # noqa: PTH207
     if matches:
-        return [_local(p) for p in sorted(matches, key=lambda p: _order(p.name, str(p)))]
+        return [_local(p) for p in sorted(matches, key=lambda p: training_order(_place(p)))]
     if path.exists():
         raise UserError(reference, "a file", "a folder with config.json", "name its folder")
     if not hub:
@@ -92,18 +93,32 @@ def _matching(reference: str, every_revision: bool) -> list[Checkpoint]:
 
 
 def _local(path: Path) -> Checkpoint:
-    read = parse_revision(path.name)
-    return Checkpoint(str(path), path, path.name, None, read.step, read.tokens)
+    place = _place(path)
+    # The name of ``.`` would be another folder's tomorrow.
+    name, read = str(path) if path.name.strip(".") else place, parse_revision(place)
+    return Checkpoint(name, path, place, None, read.step, read.tokens)
+
+
+def _place(path: Path) -> str:
+    """Where a folder is, by the names that lead there: a link is called as it is named."""
+    return Path(os.path.abspath(path)).as_posix()  # noqa: PTH100
 
 
 def _revisions(repo: str, wanted: str | None) -> list[Checkpoint]:
     found = _commits(repo, wanted or constants.DEFAULT_REVISION)
     checkpoints = []
-    for name in sorted(found, key=lambda name: _order(name, name)):
-        read, hub = parse_revision(name), HubCommit(repo, name, found[name])
-        whole, label = (hub.name, name) if wanted else (repo, repo.rpartition("/")[2])
-        checkpoints.append(Checkpoint(whole, None, label, name, read.step, read.tokens, hub))
+    for name in sorted(found, key=training_order):
+        read, hub = _read(repo, name, found[name]), HubCommit(repo, name, found[name])
+        whole = hub.name if wanted else repo
+        checkpoints.append(Checkpoint(whole, None, whole, name, read.step, read.tokens, hub))
     return checkpoints
+
+
+def _read(repo: str, revision: str, commit: str) -> Revision:
+    if revision == constants.DEFAULT_REVISION:
+        return parse_revision(repo)  # TinyLlama has a repository a step.
+    hashed = commit.startswith(revision) or revision.startswith("refs/")
+    return Revision(None, None, None) if hashed else parse_revision(revision)
 
 
 def _commits(repo: str, wanted: str) -> dict[str, str]:
@@ -179,9 +194,3 @@ def _near_folders(path: Path) -> str:
     listed = ", ".join(here[:6]) + (", …" if len(here) > 6 else "")
     place = "the working folder" if parent == Path() else str(parent)
     return f"check the path: {place} holds " + (listed or "no folder")
-
-
-def _order(name: str, whole: str) -> tuple[bool, int, int, list[tuple[int, str]]]:
-    read = parse_revision(name)
-    natural = [(int(p), "") if p.isdigit() else (0, p) for p in re.split(r"(\d+)", whole)]
-    return read.step is None, read.stage or 0, read.step or 0, natural
