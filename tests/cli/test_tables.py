@@ -38,8 +38,8 @@ def test_scores_are_numbered_and_what_is_undefined_is_a_dash():
     assert second == ["2", "step20", "0.02", "0.06", "–", "–", "1e-05"]
 
 
-def run(seed, updates, gain):
-    row = {"label": "a", "seed": seed, "updates": updates, "gain": gain}
+def run(seed, updates, gain, checkpoint="runs/a"):
+    row = {"checkpoint": checkpoint, "label": "a", "seed": seed, "updates": updates, "gain": gain}
     return {**row, "reward_before": 0.25, "reward_after": 0.25 + gain}
 
 
@@ -50,6 +50,13 @@ def test_runs_of_several_seeds_end_with_their_mean_and_deviation():
     assert lines[-2] == ["a", "mean", "1", "0.25", "0.45", "0.2", "0.141"]
     assert lines[-1] == ["a", "mean", "2", "0.25", "0.45", "0.2", "0"]
     assert len(printed(train_table(runs[:2]))) == 3
+
+
+def test_runs_from_two_checkpoints_have_no_common_mean_whatever_they_are_called():
+    runs = [run(s, 1, g, c) for c, s, g in (("x", 0, 0.1), ("x", 1, 0.3), ("y", 0, 0.5))]
+    found = [(line[1], line[5]) for line in printed(train_table(runs))[1:]]
+    assert found == [("0", "0.1"), ("1", "0.3"), ("mean", "0.2"), ("0", "0.5"), ("mean", "0.5")]
+    assert len(printed(train_table([runs[0], runs[2]]))) == 3
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -80,6 +87,22 @@ def test_a_statement_of_the_paper_that_fails_is_no_alarm():
 def test_bounds_are_named_by_their_folder():
     row = {"checkpoint": "runs/step10", "entropy": 0.5, "gap": math.nan}
     assert printed(bound_table({"checkpoints": [row]}))[1] == ["step10", "0.5", *"––––"]
+
+
+def test_bounds_of_two_runs_are_told_apart():
+    rows = [{"checkpoint": f"runs/{name}/step10"} for name in "ab"]
+    found = printed(bound_table({"checkpoints": rows}))
+    assert [line[0] for line in found[1:]] == ["a/step10", "b/step10"]
+
+
+def test_what_is_too_wide_for_the_terminal_is_not_cut_off():
+    names = ["a-name-longer-than-its-place-" * 2 + end for end in "xy"]
+    found = document(2, trained=False)["checkpoints"]
+    lines = printed(score_table([{**f, "label": n} for f, n in zip(found, names, strict=True)]))
+    start = next(i for i, line in enumerate(lines) if line[0] == "2")
+    for name, part in zip(names, (lines[1:start], lines[start:]), strict=True):
+        assert part[0][1] + "".join(line[0] for line in part[1:]) == name
+        assert "…" not in "".join(map("".join, part))
 
 
 def test_numbers_stand_on_the_right():

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from valuegrad.checkpoints.names import labels
 from valuegrad.report.findings import sorted_predictors
 from valuegrad.report.trace_text import shown, site_label, site_name
 from valuegrad.study.result import StudyResult
@@ -30,13 +31,13 @@ def train_table(runs: Sequence[Row]) -> Table:
     columns = ["label", "seed", "updates", "reward_before", "reward_after", "gain"]
     groups: dict[tuple[str, int], list[Row]] = {}
     for run in runs:
-        groups.setdefault((run["label"], run["updates"]), []).append(run)
+        groups.setdefault((run["checkpoint"], run["updates"]), []).append(run)
     if all(len(group) == 1 for group in groups.values()):
         return table(columns, runs)
     rows: list[Row] = []
-    for label in dict.fromkeys(run["label"] for run in runs):
-        rows += [run for run in runs if run["label"] == label]
-        rows += [_mean(group) for (name, _), group in groups.items() if name == label]
+    for checkpoint in dict.fromkeys(run["checkpoint"] for run in runs):
+        rows += [run for run in runs if run["checkpoint"] == checkpoint]
+        rows += [_mean(group) for (name, _), group in groups.items() if name == checkpoint]
     return table([*columns, "±"], rows)
 
 
@@ -100,11 +101,9 @@ def verify_table(statements: Sequence[Statement]) -> Table:
 def bound_table(summary: Row) -> Table:
     """The medians of gap and bounds by checkpoint."""
     columns = ("checkpoint", "entropy", "gap", "bound_linear", "bound_paper", "tighter")
-    rows = [
-        {**row, "checkpoint": str(row["checkpoint"]).rsplit("/", 1)[-1]}
-        for row in summary["checkpoints"]
-    ]
-    return table(columns, rows)
+    rows, short = summary["checkpoints"], labels([r["checkpoint"] for r in summary["checkpoints"]])
+    named = zip(rows, short, strict=True)
+    return table(columns, [{**row, "checkpoint": label} for row, label in named])
 
 
 def trace_table(trace: Trace) -> Table:
@@ -151,11 +150,16 @@ def _table_sites(trace: Trace) -> list[int]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
-    """A plain table of some columns of some rows; numbers on the right, undefined ones as –."""
+    """A plain table of some columns of some rows; numbers on the right, undefined ones as –.
+
+    Texts that are too wide go on in the next line: what is cut off may be all that differs.
+    """
     result = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
         number = any(isinstance(row.get(name), int | float) for row in rows)
-        result.add_column(name, justify="right" if number else "left", no_wrap=True)
+        result.add_column(
+            name, justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
     for row in rows:
         result.add_row(*(_text(row.get(name)) for name in columns))
     return result
