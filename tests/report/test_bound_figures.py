@@ -39,12 +39,23 @@ def test_a_panel_a_checkpoint_holds_what_has_a_logarithm():
 
 def test_the_trajectory_goes_by_step_where_all_have_one():
     points = [point("runs/step0", 1.0), point("runs/step1", 1.0)]
-    for steps, title, places in (([10, 20], "step", [10, 20]), ([10, None], "checkpoint", [10, 1])):
+    names = ["step0", "step1"]
+    for steps, title, places in (([20, 10], "step", [20, 10]), ([10, None], "checkpoint", names)):
         spec = bound_chart(points, summary(steps)).to_dict()
         panel = spec["vconcat"][1]["hconcat"][0]
         assert panel["layer"][0]["encoding"]["x"]["title"] == title
         rows = spec["datasets"][panel["data"]["name"]]
         assert [row["x"] for row in rows] == places
+
+
+def test_checkpoints_of_two_runs_have_a_panel_and_a_place_each():
+    found = summary([10, 10])
+    for row, run in zip(found["checkpoints"], "ab", strict=True):
+        row["checkpoint"] = f"runs/{run}/step10"
+    spec = bound_chart([point("runs/a/step10", 1.0)], found).to_dict()
+    titles = [panel["title"]["text"] for panel in spec["vconcat"][0]["concat"]]
+    rows = spec["datasets"][spec["vconcat"][1]["hconcat"][0]["data"]["name"]]
+    assert titles == [row["x"] for row in rows] == ["a/step10", "b/step10"]
 
 
 def test_the_title_counts_what_breaks_a_bound():

@@ -37,6 +37,17 @@ def test_a_rebuilt_report_is_the_one_that_was_written(tmp_path):
     assert {path: Path(path).read_bytes() for path in files} == files
 
 
+def test_two_checkpoints_that_an_earlier_version_gave_one_label_stay_two(tmp_path):
+    found = document(2)
+    for row, run in zip(found["checkpoints"], "ab", strict=True):
+        row |= {"checkpoint": f"{run}/x/step1", "label": "x/step1", "step": 1}
+    found |= {"ranking": ["b/x/step1", "a/x/step1"], "best": "b/x/step1"}
+    (tmp_path / "study.json").write_text(to_json(found))
+    page = Path(rebuild_report(tmp_path).report).read_text("utf-8")
+    assert "a/x/step1" in page
+    assert "b/x/step1 is predicted to gain most" in page
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

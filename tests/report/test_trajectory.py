@@ -28,6 +28,16 @@ def test_without_steps_the_order_stays():
         assert [row["order"] for row in checkpoint_rows(named)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("names", [("a/step1", "b/step2"), ("stage1-step9", "stage2-step1")])
+def test_steps_that_do_not_count_on_from_each_other_are_no_axis(names):
+    found = document(2, trained=False)
+    for row, name in zip(found["checkpoints"], names, strict=True):
+        row |= {"checkpoint": name, "label": name}
+    named = study_result({**found, "ranking": names, "best": names[0]})
+    assert checkpoint_axis(named, 400).to_dict()["sort"] == list(names)
+    assert checkpoint_axis(named, 400).to_dict()["title"] == "checkpoint"
+
+
 def test_labels_that_are_wider_than_their_places_are_slanted():
     named = study(None, None, None)
     assert checkpoint_axis(named, 400).to_dict()["axis"]["labelAngle"] == 0

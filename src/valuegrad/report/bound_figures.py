@@ -7,8 +7,10 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
+from valuegrad.checkpoints.names import labels
 from valuegrad.report import theme
 from valuegrad.report.numbers import number
+from valuegrad.report.trajectory import common_steps
 
 SERIES = {
     "gap": ("measured gap", theme.MEASURED),
@@ -27,7 +29,7 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
     size = min(theme.WIDTH // columns - 50, LARGEST)
     entropy, norm = _entropies(points), _norms(points)
     colour = theme.series_colour("series", dict(SERIES.values()), columns=3)
-    panels = []
+    panels, names = [], labels([row["checkpoint"] for row in checkpoints])
     for place, row in enumerate(checkpoints):
         lowest, leftmost = place + COLUMNS >= len(checkpoints), place % COLUMNS == 0
         rows = [
@@ -50,7 +52,7 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
                 y=alt.Y("value:Q", title="norm (log)" if leftmost else None, **norm),
                 color=colour,
             )
-            .properties(width=size, height=size, title=theme.small_title(_label(row)))
+            .properties(width=size, height=size, title=theme.small_title(names[place]))
         )
     whole = alt.concat(*panels, columns=columns, spacing={"row": 14, "column": 14})
     if len(checkpoints) > 1:
@@ -67,16 +69,18 @@ def bound_chart(points: Sequence[Row], summary: Row) -> ChartType:
 
 
 def _trajectory(checkpoints: Sequence[Row]) -> ChartType:
-    places = [i if row["step"] is None else row["step"] for i, row in enumerate(checkpoints)]
-    axis = "step" if all(row["step"] is not None for row in checkpoints) else "checkpoint"
+    steps = common_steps([(row["checkpoint"], row["step"]) for row in checkpoints])
+    names = labels([row["checkpoint"] for row in checkpoints])
+    # Given a sort, a line would follow the rows and not the steps.
+    x_axis = alt.X("x:Q", title="step") if steps else alt.X("x:O", title="checkpoint", sort=None)
     panels = []
     for name, title in (("gap", "median gap"), ("entropy", "median entropy (nats)")):
         rows = [
-            {"x": x, "value": row[name], "label": _label(row)}
-            for x, row in zip(places, checkpoints, strict=True)
+            {"x": x, "value": row[name], "label": label}
+            for x, label, row in zip(steps or names, names, checkpoints, strict=True)
         ]
         base = theme.drawn(rows, {"label": "checkpoint"}).encode(
-            x=alt.X("x:Q", title=axis), y=alt.Y("value:Q", title=None)
+            x=x_axis, y=alt.Y("value:Q", title=None)
         )
         line = {"strokeWidth": 1.5, "color": theme.INK}
         panel = theme.curve(base, 30, "value", line, color=theme.INK)
@@ -110,7 +114,3 @@ def _norms(points: Sequence[Row]) -> dict[str, Any]:
 def _log_axis(domain: list[float], marks: list[float], form: str) -> dict[str, Any]:
     scale = alt.Scale(type="log", domain=domain)
     return {"scale": scale, "axis": alt.Axis(values=marks, format=form)}
-
-
-def _label(row: Row) -> str:
-    return str(row["checkpoint"]).rstrip("/").rsplit("/", 1)[-1]

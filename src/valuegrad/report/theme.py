@@ -53,9 +53,9 @@ def specification(chart: ChartType) -> str:
             "domainColor": FAINT,
             "tickColor": FAINT,
             "titlePadding": 8,
-            "labelLimit": 200,
+            "labelLimit": 0,  # Names that are cut off may be alike.
         },
-        legend={**_TEXT, "labelLimit": 320, "titleLimit": 320, "symbolStrokeWidth": 2},
+        legend={**_TEXT, "labelLimit": 0, "titleLimit": 320, "symbolStrokeWidth": 2},
     )
     return str(whole.to_json(indent=None, sort_keys=False))
 

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 
+from valuegrad.checkpoints.names import one_trajectory
 from valuegrad.study.result import StudyResult
 from valuegrad.study.statistics import FloatArray
 
@@ -35,7 +36,7 @@ def checkpoint_axis(result: StudyResult, width: int, *, labels: bool = True) -> 
     if not labels:
         axis |= {"labels": False, "ticks": False}
     elif title == "checkpoint" and wide:
-        axis |= {"labelAngle": -40, "labelAlign": "right", "labelLimit": 150}
+        axis |= {"labelAngle": -40, "labelAlign": "right"}
         axis["labelOverlap"] = "greedy" if len(names) * LEAST > width else False
     return alt.X("name:O", sort=along, title=title if labels else None, axis=axis)
 
@@ -58,6 +59,16 @@ def checkpoint_colour(result: StudyResult) -> alt.Color:
     )
 
 
+def common_steps(checkpoints: Sequence[tuple[str, int | None]]) -> list[int] | None:
+    """The steps of checkpoints, by name and step; None where they are no scale of all of them.
+
+    They are one where each checkpoint has a step of its own, in one run and one stage of it.
+    """
+    steps = [step for _, step in checkpoints if step is not None]
+    one = len(set(steps)) == len(checkpoints) and one_trajectory([name for name, _ in checkpoints])
+    return steps if one else None
+
+
 def wide_scale(values: FloatArray, ticks: int = 5) -> dict[str, Any]:
     """Scale and axis for one quantity, about `ticks` ticks: powers of ten where it spans many."""
     known = values[~np.isnan(values)].tolist()
@@ -76,9 +87,9 @@ def wide_scale(values: FloatArray, ticks: int = 5) -> dict[str, Any]:
 
 
 def _names(result: StudyResult) -> tuple[list[str], list[str], str]:
-    """The checkpoints' names, the same along the axis, and its title; steps if all are known."""
+    """The checkpoints' names, the same along the axis, its title; steps where these compare."""
     labels = [checkpoint.label for checkpoint in result.checkpoints]
-    steps = [checkpoint.step for checkpoint in result.checkpoints if checkpoint.step is not None]
-    if len(set(steps)) < len(labels):
+    steps = common_steps([(found.checkpoint, found.step) for found in result.checkpoints])
+    if steps is None:
         return labels, labels, "checkpoint"
     return [f"{s:,}" for s in steps], [f"{s:,}" for s in sorted(steps)], "pretraining step"

@@ -4,10 +4,12 @@ n checkpoints · S seeds · K numbers of updates
 """
 
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from valuegrad.checkpoints.names import labels
 
 
 def _parted(found: Any) -> Any:
@@ -117,7 +119,13 @@ def study_document(result: StudyResult) -> dict[str, Any]:
 def study_result(document: Any) -> StudyResult:
     """Read the document back; ValueError with the key that is missing or of the wrong kind."""
     try:
-        return TypeAdapter(StudyResult).validate_python(document)
+        result = TypeAdapter(StudyResult).validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    found = result.checkpoints
+    if len({checkpoint.label for checkpoint in found}) == len(found):
+        return result
+    # Earlier versions gave two checkpoints of different runs one label.
+    named = zip(found, labels([checkpoint.checkpoint for checkpoint in found]), strict=True)
+    return replace(result, checkpoints=tuple(replace(c, label=label) for c, label in named))
