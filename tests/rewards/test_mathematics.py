@@ -33,6 +33,35 @@ from valuegrad.tasks.jsonl import jsonl_task
         ("", "12", 0),
         ("no idea", "12", 0),
         ("$\\frac{1}{$", "12", 0),
+        # The last box, and those joined to it.
+        ("not \\boxed{7} but \\boxed{8}", "8", 1),
+        ("not \\boxed{7} but \\boxed{8}", "7", 0),
+        ("\\boxed{7} and \\boxed{8}", "7,8", 1),
+        ("$\\boxed{\\frac{1}{8}}$ is it, \\boxed{", "0.125", 1),
+        ("\\boxed{12.5}\\%", "12.5\\%", 1),
+        # As near as their own size asks for, inside other expressions too.
+        ("$3^{-80}$", "3^{-81}", 0),
+        ("$3^{-80}$", "\\frac{1}{3^{80}}", 1),
+        ("$\\frac{x}{300!}$", "\\frac{x}{301!}", 0),
+        ("$(2, 3^{-80})$", "(2, 3^{-81})", 0),
+        ("$[0, 3^{-80}]$", "[0, 3^{-81}]", 0),
+        ("$e^{-90}$", "e^{-91}", 0),
+        ("0.00000003", "0.00000004", 0),
+        ("0.6666667", "\\frac{2}{3}", 1),
+        ("$\\sqrt{7+2\\sqrt{10}}$", "\\sqrt{2}+\\sqrt{5}", 1),
+        # Lists in order, sets in none.
+        ("3,-1", "-1,3", 0),
+        ("(-1,3)", "-1,3", 1),
+        ("5,5", "5", 0),
+        ("\\{3,-1\\}", "\\{-1,3\\}", 1),
+        ("$x=3$ or $x=-1$", "x=-1, x=3", 1),
+        ("$-3, 3$", "\\pm 3", 1),
+        # Matrices on several lines, numbers of a base.
+        ("\\begin{bmatrix}3\\\\4\\end{bmatrix}", "\\begin{bmatrix}3\\\\\n4\\end{bmatrix}", 1),
+        ("\\begin{bmatrix}3\\\\5\\end{bmatrix}", "\\begin{bmatrix}3\\\\\n4\\end{bmatrix}", 0),
+        ("\\boxed{110_2}", "110", 0),
+        ("\\boxed{110_2}", "6", 1),
+        ("\\boxed{x_2}", "x_2", 1),
     ],
 )
 def test_completions_are_compared_by_value(completion, answer, reward):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from valuegrad.rewards.number import last_number, number
+from valuegrad.rewards.number import last_number, number, readable
 from valuegrad.tasks.jsonl import jsonl_task
 
 # GSM8K's test split (Cobbe et al. 2021), MIT licence beside it.
@@ -93,11 +93,78 @@ def ours():
         ("none", None),
         ("", None),
         ("x - y.", None),
-        ("½", None),
+        ("about ½", "1/2"),
+        ("1½ cups", "3/2"),
+        ("-2 ¼", "-9/4"),
+        ("so 12 500", "12500"),
+        ("12\u00a0500 km", "12500"),
+        ("1\u2009250\u2009000", "1250000"),
+        ("12 500,75 EUR", "12500.75"),
+        ("7'250.5", "7250.5"),
+        ("7’250", "7250"),
+        ("25_000", "25000"),
+        (r"25\,000", "25000"),
+        (r"25,\!000", "25000"),
+        ("2.500.000", "2500000"),
+        ("2.500,5", "2500.5"),
+        ("₹2,50,000", "250000"),
+        ("２５", "25"),
+        ("２，５００", "2500"),
+        ("٢٥", "25"),
+        ("२५.५", "25.5"),
+        ("it is –25", "-25"),
+        ("it is ‑25.5", "-25.5"),
+        (r"\frac38", "3/8"),
+        (r"\tfrac{3}8", "3/8"),
+        (r"\frac{-3}{8}", "-3/8"),
+        ("2.5 × 10^3", "2500"),
+        (r"2.5 \times 10^{-3}", "1/400"),
+        ("2.5·10⁴", "25000"),
+        ("5³", "125"),
+        ("10⁻²", "1/100"),
+        # No thousands: a list, a year beside a number, decimals.
+        ("4 5 600", "600"),
+        ("in 2024 300", "300"),
+        ("3 125/1000", "25/8"),
+        ("2.500", "2.5"),
+        ("12,50", "50"),
     ],
 )
 def test_the_last_number_of_a_text(text, value):
     assert last_number(text) == (None if value is None else Fraction(value))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "25",
+            "#### 2,500",
+            "25 kg",
+            "$25",
+            "25%",
+            "–25",
+            "½",
+            "x = 25",
+            "2 * 5 = 10",
+            "it is 5.",
+        ),
+        *("25\u00a0000", "7'250", r"\frac38", "٢٥", "2\n3 apples\n#### 6", r"\boxed{25}", "1e3"),
+    ],
+)
+def test_answers_that_are_one_number(answer):
+    assert readable(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("", "blue", "25 000", "2, 3", "2 or 3", "2,3", "(2,3)", "12,50", "2-3", "2–3", "16:45"),
+        *("24/12/1999", "v1.2.3", "10^2", "2*3", "2 + 3", "2.5 million", "5/0", "1e5000", "7 [2]"),
+    ],
+)
+def test_answers_whose_last_number_is_a_part_of_them(answer):
+    assert not readable(answer)
 
 
 def test_values_are_compared_exactly_whatever_their_length():
@@ -106,11 +173,20 @@ def test_values_are_compared_exactly_whatever_their_length():
         [long, long[:-1] + "8", "0.1", "0.30000000000000004"], [long, long, "1/10", "0.3"]
     ) == [1, 0, 1, 0]
     assert last_number("1e999") == Fraction(10) ** 999
+    assert number([f"{long} 1/2"], [f"{long}.5"]) == [1]
 
 
 def test_no_text_takes_long():
     # Quadratic time would be minutes for these.
-    for text in ("1" * 50_000, "1 " * 50_000, "1/" * 50_000, "-" * 50_000, "1.1" * 20_000):
+    for text in (
+        "1" * 50_000,
+        "1 " * 50_000,
+        "1/" * 50_000,
+        "-" * 50_000,
+        "1.1" * 20_000,
+        "1 000" * 9_999,
+        "½" * 9_999,
+    ):
         last_number(text)
 
 
@@ -126,6 +202,7 @@ def test_right_answers_score_1_and_others_0(rows):
     golds = [row["answer"] for row in rows]
     finals = [gold.split("####")[-1].strip().strip("$") for gold in golds]
     assert number(golds, golds) == [1.0] * len(rows)
+    assert all(map(readable, golds))
     values = [Fraction(final.replace(",", "")) for final in finals]
     spellings = {
         "{0}": finals,

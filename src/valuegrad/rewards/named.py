@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from valuegrad.rewards.worker import EndedError, Worker
 NAMES = ("exact", "number", "math")
 TIMEOUT = 60.0
 # In the hashes of tasks; change one when its reward scores otherwise.
-_NUMBER = "08f6ee5108e8b9ac6d99cf1afd34f5eb236d81e8d0f66125b428417ac151f120"
-_MATH = "c0c6ac13f863b438a43280ad895b4f60cb573214635abe26170b3404ea0d1fc7"
+_NUMBER = "bcbbef7ddfd4074122b5ea34ebb45691875b0c437d4ee6d6cedb1e54605954db"
+_MATH = "ed3f4f729f3a71930f77724eaf4bbb2db0d531d71cfbe8c7aefee3fb9b98d69b"
+# Their versions decide what `math` gives, too.
+_MATH_PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy")
 _WORKER = Worker()
 
 
@@ -82,7 +85,8 @@ def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward 
         if importlib.util.find_spec("math_verify") is None:
             got, fix = "'math' without math-verify installed", "pip install 'valuegrad[math]'"
             raise UserError("reward", got, "the extra that holds it", fix)
-        return FunctionReward(name, mathematics, binary=True, version=_MATH)
+        version = " ".join((_MATH, *(f"{p} {installed(p)}" for p in _MATH_PACKAGES)))
+        return FunctionReward(name, mathematics, binary=True, version=version)
     module, _, function = name.partition(":")
     if not module or not function:
         fix = suggestion(name, NAMES, "use one of those")

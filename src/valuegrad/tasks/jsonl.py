@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from valuegrad.errors import UserError
+from valuegrad.rewards import mathematics, number
 from valuegrad.rewards.example import Example
-from valuegrad.rewards.mathematics import readable
 from valuegrad.rewards.named import TIMEOUT, reward_named
-from valuegrad.rewards.number import last_number
 from valuegrad.tasks.task import Task, apply_template, check_counts, check_template, split
 
 # What the answers must hold for a reward of valuegrad's own to compare with.
 _READS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "number": (lambda answer: last_number(answer) is not None, "a number"),
-    "math": (readable, "an expression that math-verify reads"),
+    "number": (number.readable, "a number, clearly one and all of what is asked for,"),
+    "math": (mathematics.readable, "an expression that math-verify reads"),
 }
 
 
@@ -72,8 +71,8 @@ def jsonl_task(
     examples: dict[str, Example] = {}
     with path.open(encoding="utf-8") as stream:
         try:
-            for number, line in enumerate(stream, start=1):
-                place = f"{path}:{number}"
+            for at, line in enumerate(stream, start=1):
+                place = f"{path}:{at}"
                 example = _example(place, line, names, kept)
                 if example.prompt not in examples:
                     reads, wanted = _READS.get(reward, (bool, "text"))
