@@ -59,6 +59,9 @@ def broken(prompts, completions, **columns):
         (lambda completion_ids, **c: [0, 0], "missing .* 'completion_ids'"),
         (lambda prompts, completions, **c: [math.nan, 1], "m:f: got nan for prompt 'p'"),
         (lambda prompts, completions, **c: [1, math.inf], "m:f: got inf for prompt 'q'"),
+        (lambda prompts, completions, **c: [1, -1e300], r"m:f: got -1e\+300 for prompt 'q'"),
+        (lambda prompts, completions, **c: [1e16, 0], "wanted a finite number, at most 1e.15"),
+        (lambda prompts, completions, **c: [10**5000, 0], "m:f: got an integer of 16610 bits"),
         (lambda prompts, completions, **c: 1.0, "m:f: got float for prompt 'p'"),
         (broken, r"m:f: got RuntimeError: no grader at test_function.py:\d+ \(first prompt 'p'"),
         (lambda **_: (1 / 0 for _ in "ab"), "m:f: got ZeroDivisionError"),
@@ -67,6 +70,21 @@ def broken(prompts, completions, **columns):
 def test_a_reward_function_that_goes_wrong_is_named(function, message):
     with pytest.raises(UserError, match=message):
         FunctionReward("m:f", function)(EXAMPLES, ["x", "y"])
+
+
+def test_a_column_keeps_its_name_and_one_of_trls_is_refused():
+    seen = {}
+
+    def reward(completions, **columns):
+        seen.update(columns)
+        return [1] * len(completions)
+
+    own = [Example("p", "a", {"answer": 5, "completion": "c"}), Example("q", "b", {"answer": None})]
+    FunctionReward("m:f", reward)(own, ["x", "y"])
+    assert (seen["answer"], seen["completion"]) == ([5, None], ["c", None])
+    for name in ("prompts", "completions", "completion_ids", "trainer_state", "log_metric"):
+        with pytest.raises(UserError, match=f"m:f: got a field '{name}'; .*rename the field"):
+            FunctionReward("m:f", reward)([Example("p", "a", {name: 1})], ["x"])
 
 
 async def awaited(prompts, completions, **columns):

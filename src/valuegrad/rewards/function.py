@@ -2,11 +2,8 @@
 
 import asyncio
 import contextlib
-import hashlib
 import inspect
-import math
 import numbers
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +14,20 @@ from typing import Any
 
 from valuegrad.errors import UserError, ValuegradError
 from valuegrad.rewards.example import Example
+from valuegrad.rewards.source import function_sha256
+
+# What TRL passes beside the columns, some of it in their place.
+RESERVED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# Squares of rewards stay finite in the single precision of a trainer.
+LARGEST = 1e15
 
 
 @dataclass(frozen=True)
 class FunctionReward:
     """A function ``f(prompts, completions, **columns) -> list[float]``, called as TRL calls it.
 
-    It gets the columns of the rows by name, ``answer`` among them, and of what TRL adds: the
+    It gets the columns of the rows by name, ``answer`` among them, which is a row's right answer
+    unless a column is called so, and of what TRL adds: the
     ``completion_ids`` where they are known; ``log_extra`` and ``log_metric``, which do nothing; and
     ``trainer_state``, which is None, because no trainer runs while a checkpoint is measured. A
     function without ``**`` gets those of them that it names. It may be ``async``. None in its list,
@@ -37,11 +41,15 @@ class FunctionReward:
         name: of the reward, for errors and hashes.
         function: the function.
         binary: whether every reward is known to be 0 or 1.
-        version: what the hash of a task takes of the function; None takes its source.
+        version: what the hash of a task takes of the function. None takes the file of its module
+            and of the user's modules that this imports, or of a notebook's function what it names;
+            and the values that it was made with. What it reads as it runs, such as files or the
+            network, is not seen: name that here.
 
     Raises:
         UserError: when called, if the function raises, or returns the wrong number of values or
-            something other than finite numbers.
+            something other than finite numbers up to 1e15 in size; if a column is called as one of
+            the arguments that TRL adds.
 
     Example:
         >>> length = FunctionReward("length", lambda completions, **_: map(len, completions))
@@ -57,7 +65,7 @@ class FunctionReward:
     @property
     def identity(self) -> str:
         """What the hash of a task takes of the reward: an edited function is measured again."""
-        return f"{self.name}\n{self.version or _source_sha256(self.function)}"
+        return f"{self.name}\n{self.version or function_sha256(self.function)}"
 
     def __call__(
         self,
@@ -67,13 +75,17 @@ class FunctionReward:
     ) -> list[float]:
         """One finite reward for each completion, of its example and, where known, its tokens."""
         names = dict.fromkeys(name for example in examples for name in example.columns)
+        for name in names:
+            if name in RESERVED:
+                wanted, fix = "columns that TRL does not overwrite", "rename the field"
+                raise UserError(f"reward {self.name}", f"a field {name!r}", wanted, fix)
         arguments = {
             **_extras(self.function, completion_ids),
             **{name: [e.columns.get(name) for e in examples] for name in names},
-            "answer": [e.answer for e in examples],
             "prompts": [e.prompt for e in examples],
             "completions": list(completions),
         }
+        arguments.setdefault("answer", [e.answer for e in examples])
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 values = _awaited(self.function(**arguments))
@@ -86,17 +98,6 @@ class FunctionReward:
             wanted = "a function that scores every completion"
             raise UserError(f"reward {self.name}", got, wanted, "mend the function") from error
         return _checked(f"reward {self.name}", values, examples, completions)
-
-
-def _source_sha256(function: Callable[..., Any]) -> str:
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        # An address in memory differs from run to run.
-        source = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function))
-        with contextlib.suppress(OSError, TypeError):
-            source += inspect.getsource(type(function))
-    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _extras(
@@ -150,9 +151,13 @@ def _checked(
         got += f", the first of prompt {examples[0].prompt!r}"
         raise UserError(argument, got, "one value per completion", fix)
     for value, example, completion in zip(rewards, examples, completions, strict=True):
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            got = f"{value!r} for prompt {example.prompt!r}, completion {completion!r}"
+        number: Any = value if isinstance(value, numbers.Real) else None
+        if number is None or not -LARGEST <= number <= LARGEST:
+            huge = isinstance(value, int) and value.bit_length() > 100  # Python may not print it
+            shown = f"an integer of {value.bit_length()} bits" if huge else repr(value)
+            got = f"{shown} for prompt {example.prompt!r}, completion {completion!r}"
             if value is None:
                 fix = "return 0 where the function does not apply: no other reward takes its place"
-            raise UserError(argument, got, "a finite number", fix)
+            wanted = f"a finite number, at most {LARGEST:g} in size"
+            raise UserError(argument, got, wanted, fix)
     return [float(value) for value in rewards]

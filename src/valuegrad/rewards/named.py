@@ -15,6 +15,7 @@ from valuegrad.rewards.example import Example
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.rewards.mathematics import mathematics
 from valuegrad.rewards.number import number
+from valuegrad.rewards.source import function_sha256, module_sha256, own_modules
 from valuegrad.rewards.worker import EndedError, Worker
 
 NAMES = ("exact", "number", "math")
@@ -33,6 +34,7 @@ class ImportedReward:
 
     One process imports all of them by name, apart from this program, and keeps their state. A call
     that takes longer than `timeout` seconds ends it; the next call imports the module anew.
+    `identity` holds the module's file and those of the user's modules that it imports.
     """
 
     name: str
@@ -49,7 +51,7 @@ class ImportedReward:
         """One finite reward for each completion."""
         argument = f"reward {self.name}"
         # Outside the limit: a new process imports the module.
-        identity, fault = _WORKER.call(_import, self.name, str(Path.cwd()), sys.path)
+        identity, fault = _imported(self.name)
         if identity != self.identity:
             got = fault or "an edited function"
             raise UserError(argument, got, "the function of the task", "make the task anew")
@@ -91,7 +93,7 @@ def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward 
     if not module or not function:
         fix = suggestion(name, NAMES, "use one of those")
         raise UserError("reward", repr(name), f"{', '.join(NAMES)} or module:function", fix)
-    identity, fault = _WORKER.call(_import, name, str(Path.cwd()), sys.path)
+    identity, fault = _imported(name)
     if identity:
         return ImportedReward(name, timeout, identity)
     here = getattr(sys.modules.get(module), function, None)
@@ -101,14 +103,37 @@ def reward_named(name: str, timeout: float = TIMEOUT) -> Exact | FunctionReward 
     raise UserError("reward", f"{name!r}, {fault}", "a function of an importable module", fix)
 
 
-def _import(name: str, folder: str, path: list[str]) -> tuple[str, str]:
-    """Runs in the process: the identity of a function, or what is wrong with it."""
+def _imported(name: str) -> tuple[str, str]:
+    """The identity of a function as its files are now, or what is wrong; a fresh process has it."""
+    call = (_import, name, str(Path.cwd()), sys.path)
+    identity, fault, stale = _WORKER.call(*call)
+    if stale:
+        _WORKER.close()
+        identity, fault, _ = _WORKER.call(*call)
+    return identity, fault
+
+
+# In the process, by module: the modules that came with it, and its hash when it was imported.
+_loaded: dict[str, tuple[tuple[str, ...], str]] = {}
+
+
+def _import(name: str, folder: str, path: list[str]) -> tuple[str, str, bool]:
+    """Runs in the process: an identity, or a fault; whether the process has older code."""
     os.chdir(folder)
     sys.path[:] = path if folder in path else [folder, *path]
+    sys.dont_write_bytecode = True  # its times are too coarse for a file that was just edited
+    importlib.invalidate_caches()
+    module, known = name.partition(":")[0], own_modules()
     try:
-        return _function(name).identity, ""
+        function = _function(name).function
+        if module not in _loaded:
+            new = tuple(sorted(own_modules() - known))
+            _loaded[module] = new, module_sha256(module, new)
+        new, then = _loaded[module]
+        now = module_sha256(module, new)
+        return f"{name}\n{now or function_sha256(function)}", "", now != then
     except BaseException as error:
-        return "", f"which cannot be imported ({type(error).__name__}: {error})"
+        return "", f"which cannot be imported ({type(error).__name__}: {error})", False
 
 
 def _function(name: str) -> FunctionReward:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from valuegrad.errors import RunError, UserError, suggestion
@@ -77,8 +78,9 @@ def gym_task(
             raise UserError(argument, str(count), f"{wanted} of {PREFIX}{name}", "ask for fewer")
     train, evaluation = (apply_template(prompt_template, side) for side in sides)
     verifier = GymVerifier(name, seed * STRIDE, threshold, entries)
+    identity = f"{verifier!r} reasoning-gym {version('reasoning-gym')}"
     # No colon in the name: that marks the functions of the user's.
-    reward = FunctionReward(f"reasoning-gym {name}", verifier, binary=True, version=repr(verifier))
+    reward = FunctionReward(f"reasoning-gym {name}", verifier, binary=True, version=identity)
     one_line = not any("\n" in e.answer for e in (*train, *evaluation))
     return Task(f"{PREFIX}{name}", train, evaluation, reward, stop="\n" if one_line else None)
 
