@@ -36,6 +36,8 @@ def test_an_unknown_task_and_a_missing_file():
         ({"name": "arithmetic", "prompt_field": "q"}, "prompt_field: got 'q'; wanted none for ar"),
         ({"name": "x.jsonl", "labels": ("a",)}, "got 4; wanted none for x.jsonl"),
         ({"max_tokens": 0}, "max_tokens: got 0"),
+        ({"stop": "\udc80"}, "stop: got .* half of a surrogate pair"),
+        ({"labels": ("A", "\udc80")}, "labels: got .* half of a surrogate pair"),
         ({"name": "arithmetic", "reward": "numbr"}, "did you mean 'number'"),
         (
             {"name": "arithmetic", "reward": "math:pi", "reward_timeout": 0.0},

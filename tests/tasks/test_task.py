@@ -65,6 +65,7 @@ def test_templates_with_other_fields_are_refused():
         ("Q:", r"template: got 'Q:', without \{prompt\}; wanted \{prompt\} and no other field"),
         ("{prompt}{x}", r"with \['x'\]"),
         ("{prompt", "wanted a format string"),
+        ("{prompt}\ud83d", "template: got .* half of a surrogate pair"),
     ):
         with pytest.raises(UserError, match=message):
             check_template("template", template, "prompt")
@@ -79,7 +80,11 @@ def test_a_template_goes_around_each_prompt():
 
 
 def test_what_is_no_task_or_no_count_is_refused():
-    check_task(label_copy(prompts=1, train_prompts=1))
+    task = label_copy(prompts=1, train_prompts=1)
+    check_task(task)
+    for example in (Example("p\udc00", "a"), Example("p", "a\0")):
+        with pytest.raises(UserError, match=r"task: got .*wanted text of whole characters"):
+            check_task(replace(task, train=(example,)))
     with pytest.raises(UserError, match="task: got 'label-copy'; wanted a Task"):
         check_task("label-copy")
     check_counts(prompts=1, train_prompts=2)

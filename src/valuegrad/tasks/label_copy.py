@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from valuegrad.errors import UserError
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
-from valuegrad.tasks.task import Task, check_counts, check_template, held_out
+from valuegrad.tasks.task import Task, check_counts, check_template, check_text, held_out
 
 TEMPLATES = (
     "{before}{name} = '{label}'\n{between}{answer} = '",
@@ -66,6 +66,7 @@ def label_copy(
     check_counts(prompts=prompts, train_prompts=train_prompts)
     if len(set(labels)) < 2 or not all(labels):
         raise UserError("labels", repr(list(labels)), "2 different labels or more", "add labels")
+    check_text("labels", list(labels))
     check_template("template", template, "label", *FIELDS)
     cells = list(itertools.product(TEMPLATES if template is None else (template,), labels))
     share = prompts / (prompts + train_prompts)

@@ -16,7 +16,7 @@ from valuegrad.tasks import gym
 from valuegrad.tasks.arithmetic import arithmetic
 from valuegrad.tasks.jsonl import jsonl_task
 from valuegrad.tasks.label_copy import label_copy
-from valuegrad.tasks.task import Task
+from valuegrad.tasks.task import Task, check_text
 
 KINDS = ("label-copy", "arithmetic", "gym:NAME")
 
@@ -28,7 +28,7 @@ class TaskSettings:
     Attributes:
         name: ``label-copy``, ``arithmetic``, ``gym:NAME`` (a data set of reasoning-gym), or the
             path of a JSONL file.
-        prompts: held-out prompts to measure on; for a file the most that are taken.
+        prompts: held-out prompts to measure on; for a file the most that are drawn from it.
         train_prompts: prompts that RL draws from (all but JSONL).
         seed: of the generator (all but JSONL).
         labels: the labels (label-copy).
@@ -96,6 +96,7 @@ def build_task(settings: TaskSettings) -> Task:
     if settings.max_tokens is not None:
         task = replace(task, max_tokens=settings.max_tokens)
     if settings.stop is not None:
+        check_text("stop", settings.stop)
         task = replace(task, stop=settings.stop or None)
     probe_reward(task)
     return task

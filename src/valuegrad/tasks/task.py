@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 import string
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from valuegrad.errors import UserError
@@ -15,6 +16,7 @@ from valuegrad.rewards.named import ImportedReward
 
 Reward = Exact | FunctionReward | ImportedReward
 MAX_TOKENS = 256
+UNFIT = re.compile("[\0\ud800-\udfff]")
 # Share of generated problems that are held out, whatever the counts.
 HELD_OUT = 0.25
 
@@ -31,6 +33,8 @@ class Task:
         max_tokens: the most tokens a completion may have, its stop token included; None leaves it
             to the answers (theirs where the reward is exact, `MAX_TOKENS` otherwise).
         stop: a text of one token that ends a completion beside the model's own; None for none.
+        available: how many held-out prompts there were to draw `evaluation` from; None where they
+            are all there.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Task:
     reward: Reward
     max_tokens: int | None = None
     stop: str | None = None
+    available: int | None = None
 
     @property
     def sha256(self) -> str:
@@ -55,6 +60,21 @@ def check_task(task: object) -> None:
     if not isinstance(task, Task):
         fix = "make one with label_copy(), arithmetic() or jsonl_task()"
         raise UserError("task", repr(task), "a Task", fix)
+    for example in (*task.train, *task.evaluation):
+        check_text("task", [example.prompt, example.answer])
+
+
+def check_text(argument: str, value: object) -> None:
+    """Refuse texts, in lists and tables too, that no tokenizer and no file can hold."""
+    if isinstance(value, dict):
+        check_text(argument, [*value, *value.values()])
+    elif isinstance(value, list):
+        for part in value:
+            check_text(argument, part)
+    elif isinstance(value, str) and (found := UNFIT.search(value)):
+        kind = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
+        got = f"{value[max(0, found.start() - 20) : found.end()]!a}, which ends in {kind}"
+        raise UserError(argument, got, "text of whole characters", "mend the text")
 
 
 def check_counts(**counts: int) -> None:
@@ -88,10 +108,21 @@ def split(
     return list(sides[0].values()), list(sides[1].values())
 
 
+def sample(examples: Sequence[Example], count: int | None) -> list[Example]:
+    """So many of a split, evenly over it and in its order; a prompt's text alone says how early."""
+
+    def turn(row: int) -> bytes:
+        # Another part of the hash than that which decided the split.
+        return hashlib.sha256(examples[row].prompt.encode()).digest()[8:]
+
+    return [examples[row] for row in sorted(sorted(range(len(examples)), key=turn)[:count])]
+
+
 def check_template(argument: str, template: str | None, needed: str, *others: str) -> None:
     """Refuse what is no format string with one needed field and none but these others."""
     if template is None:
         return
+    check_text(argument, template)
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
