@@ -10,10 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from valuegrad.cli.app import run
+from valuegrad.tasks.jsonl import jsonl_task
 
 SCORE_KEYS = {
     *("checkpoint", "revision", "step", "tokens", "weights_sha256", "task", "task_sha256"),
-    *("method", "site", "alpha", "n_prompts", "group_size", "closed_form", "reward_before"),
+    *(
+        "method",
+        "site",
+        "alpha",
+        "n_prompts",
+        "n_prompts_available",
+        "group_size",
+        "closed_form",
+        "reward_before",
+    ),
     *("sigma", "lambda_conditional", "lambda_sample", "alignment", "headroom", "headroom_pooled"),
     *("p_gap", "p_gap_conditional", "p_alignment", "probe_step", "entropy", "reward_variance"),
     *("pass_at_k", "gradient_norm", "zero_spread_groups", "standard_errors", "seconds"),
@@ -41,6 +51,26 @@ def test_score_prints_one_json_document_and_nothing_else(checkpoint, flags, tmp_
         assert f"lambda_sample:{method}" in rows.column_names
     mean = sum(rows["reward"].to_pylist()) / rows.num_rows
     assert mean == pytest.approx(score["reward_before"], rel=1e-12)
+
+
+def test_score_says_how_many_of_a_files_prompts_it_measured(checkpoint, tmp_path, capsys):
+    lines = (json.dumps({"prompt": f"offset {i}: '", "answer": "B"}) + "\n" for i in range(40))
+    (tmp_path / "t.jsonl").write_text("".join(lines))
+    words = [
+        "score",
+        str(checkpoint("gpt2")),
+        "--task",
+        str(tmp_path / "t.jsonl"),
+        "--updates",
+        "1",
+    ]
+    words += ["--out", str(tmp_path / "out"), "--prompts", "6"]
+    assert run([*words, "--json"]) == 0
+    (score,) = json.loads(capsys.readouterr().out)
+    whole = jsonl_task(tmp_path / "t.jsonl")
+    assert (score["n_prompts"], score["n_prompts_available"]) == (6, len(whole.evaluation))
+    assert run(words) == 0
+    assert f"6 of {len(whole.evaluation)} held-out prompts" in capsys.readouterr().out
 
 
 def test_train_prints_a_row_per_seed_and_budget(checkpoint, flags, capsys):

@@ -113,11 +113,14 @@ def score(
 def _verdict(ranking: Sequence[Mapping[str, Any]]) -> str:
     """What a ranking says, and no more."""
     best = ranking[0]
+    count, available = best["n_prompts"], best.get("n_prompts_available") or 0
+    drawn = f" (on {count} of {available} held-out prompts)" if available > count else ""
     if not (best["probe_step"] or 0) > 0:
-        return "No checkpoint shows a signal that RL could follow on this task"
+        return "No checkpoint shows a signal that RL could follow on this task" + drawn
     if len(ranking) == 1:
-        return "probe_step: the reward change that noise-free updates bring in half of this budget"
-    return f"RL is predicted to help most from [bold]{best['checkpoint']}[/bold]"
+        what = "probe_step: the reward change that noise-free updates bring in half of this budget"
+        return what + drawn
+    return f"RL is predicted to help most from [bold]{best['checkpoint']}[/bold]{drawn}"
 
 
 def train(

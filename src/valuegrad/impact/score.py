@@ -24,7 +24,8 @@ class Score(Measurements):
     """How much RL is expected to help one checkpoint, and what that rests on.
 
     The fields are the keys of ``valuegrad score --json``; theory §6 defines the measurements.
-    Rewards are in reward units, the entropy in nats, `seconds` is wall-clock time. `estimator` is
+    `n_prompts` of `n_prompts_available` held-out prompts were measured. Rewards are in reward
+    units, the entropy in nats, `seconds` is wall-clock time. `estimator` is
     ``vocabulary``, ``teacher-forced`` or ``sampled``. Where something was sampled, `rollouts` is
     how many completions of each prompt, `truncated` and `empty` are the shares of those cut off at
     the most tokens and stopped at once, and `logp_difference` is how far the draws'
@@ -42,6 +43,7 @@ class Score(Measurements):
     site: Site
     alpha: float
     n_prompts: int
+    n_prompts_available: int
     group_size: int
     closed_form: bool
     learning_rate: float
@@ -127,6 +129,7 @@ def score(
         site=impact.site,
         alpha=alpha,
         n_prompts=len(task.evaluation),
+        n_prompts_available=task.available or len(task.evaluation),
         group_size=budget.group_size,
         closed_form=way.name != "sampled",
         learning_rate=budget.learning_rate,

@@ -77,16 +77,21 @@ def run_study(
         if new:
             forget(out)
         raise
-    found = (_measured(c, scores.get(c), runs.get(c, [])) for c in measuring.whole())
+    found = (_measured(c, task, scores.get(c), runs.get(c, [])) for c in measuring.whole())
     return Outcome(tuple(found), measuring.failures(), measuring.reused)
 
 
-def _measured(checkpoint: Checkpoint, scores: list[Record] | None, runs: list[Record]) -> Measured:
+def _measured(
+    checkpoint: Checkpoint, task: Task, scores: list[Record] | None, runs: list[Record]
+) -> Measured:
     result, seconds = {}, 0.0
     if scores:
         names = {name: getattr(checkpoint, name) for name in _NAMES[1:]}
         seconds = scores[0].seconds
-        result = {"checkpoint": checkpoint.name, **names, **scores[0].result, "seconds": seconds}
+        # Lines that the file has gained change no record of what was measured before.
+        counts = {"n_prompts_available": task.available or len(task.evaluation)}
+        result = {"checkpoint": checkpoint.name, **names, **scores[0].result, **counts}
+        result["seconds"] = seconds
     trained = math.fsum(run.seconds for run in runs)
     return Measured(checkpoint, result, tuple(run.result for run in runs), (seconds, trained))
 
@@ -124,7 +129,8 @@ def _score(config: StudyConfig, task: Task, policy: Policy) -> dict[str, Any]:
         sampling=config.sampling,
     )
     # Names are no part of a record: a checkpoint that moved is the same checkpoint.
-    return {k: v for k, v in vars(found).items() if k not in (*_NAMES, "seconds")}
+    others = {*_NAMES, "n_prompts_available", "seconds"}
+    return {k: v for k, v in vars(found).items() if k not in others}
 
 
 def _train(config: StudyConfig, task: Task, seed: int, policy: Policy) -> dict[str, Any]:
