@@ -111,14 +111,19 @@ def test_a_process_that_ends_for_another_reason_is_reported(slow, worker):
 
 
 @pytest.fixture
-def garbage():
-    """Is left alone: Python drops a KeyboardInterrupt that meets a finalizer."""
+def interruptible():
+    """Heed interrupts, which a shell ignores for what runs behind it, also amid finalizers.
+
+    Python drops a KeyboardInterrupt that meets a finalizer.
+    """
     gc.disable()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, before)
     gc.enable()
 
 
-@pytest.mark.usefixtures("garbage")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_call_ends_its_process_and_what_waits(slow, worker):
     first = worker.call(slow.pid)
     with pytest.raises(KeyboardInterrupt):
