@@ -77,6 +77,10 @@ def load_policy(
         )
     check_loaded(checkpoint, model, info, held)
     check_finite(checkpoint, model)
+    text = model.config.get_text_config()
+    if hasattr(text, "output_router_logits"):
+        # Their loss is no part of any objective here, and fails where a cache is in use.
+        text.output_router_logits = False
     policy = Policy(model.eval().to(place), load_tokenizer(checkpoint, trusted), checkpoint)
     if dtype == "float64":
         use_true_float64(policy.model)

@@ -51,8 +51,8 @@ def encode(policy: Policy, texts: Sequence[str]) -> list[Tokens]:
     """The tokens of texts that are to be continued: one BOS at most, and nothing behind."""
     read = policy.tokenizer(list(texts), return_special_tokens_mask=True)
     if saved := policy.saved_tokenizer:
-        pairs = zip(read["input_ids"], saved.encode_batch(list(texts)), strict=True)
-        for text, (ids, encoding) in zip(texts, pairs, strict=True):
+        known = saved.encode_batch(list(texts))
+        for text, ids, encoding in zip(texts, read["input_ids"], known, strict=True):
             if ids != encoding.ids:
                 raise _disagreement(policy, text, ids, encoding.ids)
     pairs = zip(read["input_ids"], read["special_tokens_mask"], strict=True)

@@ -85,24 +85,22 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         labels = ids.masked_fill((mask == 0) | (place < first), -100)
         with _evaluating(model), self.accelerator.autocast():
             parts = [
-                model(input_ids=i, labels=label, fused_lm_head=True)
-                for i, label in zip(
-                    *(x.split(batch_size or len(ids)) for x in (ids, labels)), strict=True
-                )
+                model(input_ids=ids[rows], labels=labels[rows], fused_lm_head=True)
+                for rows in torch.split(torch.arange(len(ids)), batch_size or len(ids))
             ]
         steps = torch.arange(logits_to_keep, device=ids.device)
         columns = (first - 1 + steps).clamp(max=width - 2)
         kept = attention_mask[:, -logits_to_keep:] > 0
-        logps, entropies = (
-            torch.cat([getattr(part, name) for part in parts]).gather(1, columns).where(kept, 0.0)
-            if wanted
-            else None
-            for name, wanted in (("log_probs", True), ("entropy", compute_entropy))
-        )
+
+        def of_completions(name: str) -> Tensor:
+            found = torch.cat([getattr(part, name) for part in parts])
+            return found.gather(1, columns).where(kept, 0.0)
+
+        logps = of_completions("log_probs")
         if not self.compared:
             self.compared = True
             self._compare(ids, mask, first[:, 0], logps)
-        return logps, entropies, None
+        return logps, of_completions("entropy") if compute_entropy else None, None
 
     def _compare(self, ids: Tensor, mask: Tensor, first: Tensor, logps: Tensor) -> None:
         """Refuse a run whose loss is of another distribution than the one that was scored."""
