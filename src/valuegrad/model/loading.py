@@ -62,7 +62,7 @@ def load_policy(
     held = tensors(validate(checkpoint))
     trusted = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     # What the loader warns of is said below, by name and with the likely reason.
-    with _explained(checkpoint, "load"), quiet("transformers.modeling_utils"):
+    with _explained(checkpoint, "load"), quiet("transformers"):
         config = AutoConfig.from_pretrained(checkpoint.path, **trusted)
         model, info = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
