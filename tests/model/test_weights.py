@@ -66,14 +66,37 @@ def test_weights_that_do_not_fit_are_refused_with_the_likely_reason(name, checkp
         load_policy(folder)
 
 
-def test_one_message_of_the_program_says_so(checkpoint, tmp_path, capsys):
+COMMANDS = {
+    "trace": ["--prompt", "label", "--completion", " ="],
+    "verify": [],
+    "bound": ["--task", "arithmetic", "--prompts", "2", "--train-prompts", "2", "--digits", "1"],
+    "score": ["--task", "arithmetic", "--prompts", "2", "--train-prompts", "2", "--digits", "1"],
+    "train": ["--task", "arithmetic", "--prompts", "2", "--train-prompts", "2", "--digits", "1"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_them_with_one_message(command, checkpoint, tmp_path, capsys):
     folder = with_tensors(checkpoint("olmo2"), tmp_path / "copy", renamed("^", "module."))
     capsys.readouterr()
-    assert run(["trace", folder, "--prompt", "label", "--completion", " ="]) == 2
+    assert run([command, folder, *COMMANDS[command]]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert len(said.err.strip().splitlines()) == 1
-    assert "'module.'" in said.err
+    message = [line for line in said.err.splitlines() if "valuegrad:" in line]
+    assert len(message) == 1
+    assert "'module.'" in message[0]
+
+
+def test_a_study_refuses_them_too(checkpoint, tmp_path, capsys):
+    folder = with_tensors(checkpoint("olmo2"), tmp_path / "copy", renamed("^", "module."))
+    config = tmp_path / "study.toml"
+    config.write_text(
+        f"checkpoints = [{folder!r}]\n[task]\nname = 'arithmetic'\ndigits = 1\nprompts = 2\n"
+        "train_prompts = 2\n"
+    )
+    assert run(["study", str(config), "--out", str(tmp_path / "out")]) == 2
+    assert "'module.'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("architecture", HEAD)

@@ -226,3 +226,18 @@ def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("a file where a folder is needed")
     with pytest.raises(RunError, match="could not be written"):
         write_report(result(1, trained=False), tmp_path)
+
+
+def test_the_page_says_of_how_many_prompts_and_of_which_reward():
+    found = document()
+    for checkpoint in found["checkpoints"]:
+        checkpoint |= {"n_prompts": 64, "n_prompts_available": 1200}
+    plain = rendered(study_result(found))
+    assert "64 of 1,200" in plain
+    assert "as it runs" not in plain
+    found["config"]["task"] = {"reward": "my_rewards:graded"}
+    assert "my_rewards:graded; what it reads as it runs" in rendered(study_result(found))
+
+
+def rendered(found):
+    return page(found, specifications(found))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import httpx2
 from huggingface_hub import constants, errors
 
-from valuegrad.errors import DownloadError, UserError, ValuegradError
+from valuegrad.errors import DownloadError, UserError, ValuegradError, first_line
 
 _UNREACHABLE = (errors.OfflineModeIsEnabled, httpx2.TransportError)
 _FAILURES = (*_UNREACHABLE, errors.HFValidationError, OSError)  # the client's others are OSErrors
@@ -52,11 +52,6 @@ def unreachable(error: BaseException) -> bool:
     return isinstance(error, _UNREACHABLE) or (
         isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def no_hub(

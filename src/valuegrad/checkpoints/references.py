@@ -13,9 +13,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, errors
 
 from valuegrad.checkpoints.checkpoint import Checkpoint, HubCommit, cache_folder
-from valuegrad.checkpoints.hub_failures import explained, first_line, no_hub, unreachable
+from valuegrad.checkpoints.hub_failures import explained, no_hub, unreachable
 from valuegrad.checkpoints.names import Revision, labels, parse_revision, training_order
-from valuegrad.errors import DownloadError, UserError
+from valuegrad.errors import DownloadError, UserError, first_line
 
 _LOG = logging.getLogger(__name__)
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[\w./*?\[\]!+-]+))?")

@@ -56,9 +56,13 @@ def _gap_needs_explaining(result: StudyResult) -> bool:
 
 def _settings(result: StudyResult) -> dict[str, str]:
     budget, score = result.config["budget"], result.checkpoints[0].score
+    count, available = score["n_prompts"], score.get("n_prompts_available") or 0
+    reward = result.config.get("task", {}).get("reward") or ""
+    unseen = f"{reward}; what it reads as it runs, such as files or the network, is not checked"
     return {
         "task": score["task"],
-        "held-out prompts": f"{score['n_prompts']:,}",
+        **({"reward": unseen} if ":" in reward else {}),
+        "held-out prompts": f"{count:,}" + (f" of {available:,}" if available > count else ""),
         "method": score["method"],
         "site": str(score["site"]),
         "learning rate": f"{score['learning_rate']:g}",
