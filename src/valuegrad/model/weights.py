@@ -13,7 +13,7 @@ import torch
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.errors import UserError
 
-_MASK = re.compile(r"(?:^|\.)att(?:entio)?n\.(?:masked_)?bias$")
+_MASK = re.compile(r"(?:^|\.)att(?:entio)?n\.(?:(?:masked_)?bias|causal_mask)$")
 _FORMED_ANEW = re.compile(r"(?:^|\.)(?:rotary_emb\.inv_freq|position_ids)$")
 _LORA = re.compile(r"\.(?:lora_|base_layer\.|modules_to_save\.)")
 _HEAD_OF_A_VALUE = re.compile(r"(?:^|\.)(?:score|v_head|value_head|reward_head|classifier)\.")
@@ -33,9 +33,9 @@ def check_loaded(
     ``info`` is what transformers' loader says of its work.
     """
     missing = sorted(info["missing_keys"])
-    own, prefix = set(model.state_dict()), f"{model.base_model_prefix}."
+    own, prefix = model.state_dict(), f"{model.base_model_prefix}."
     # The loader says nothing of masks, whatever their shape.
-    silent = {n for n in tensors if _MASK.search(n) and not {n, prefix + n} & own}
+    silent = {n for n in tensors if _MASK.search(n) and not {n, prefix + n} & own.keys()}
     unused = sorted(
         name
         for name in {*info["unexpected_keys"], *silent}
@@ -55,8 +55,10 @@ def check_loaded(
             wanted,
             _fix(model, missing, unused),
         )
-    odd = [n for n, (dtype, shape) in tensors.items() if dtype not in _WEIGHTS and len(shape) == 2]
-    if odd:
+    taken = {
+        n: own.get(n, own.get(prefix + n)) for n, (d, _) in tensors.items() if d not in _WEIGHTS
+    }
+    if odd := [n for n, into in taken.items() if into is not None and into.is_floating_point()]:
         got = f"weights of dtype {tensors[odd[0]][0]}: {_listed(odd)}"
         wanted = f"weights as they are, in {', '.join(_WEIGHTS)}"
         fix = "dequantise the model, then save it with save_pretrained"
