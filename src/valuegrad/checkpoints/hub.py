@@ -120,7 +120,9 @@ def _held(source: HubCommit, no_answer: Exception) -> dict[str, HubFile]:
         blob = path.readlink().name if path.is_symlink() else name
         found[name] = HubFile(size, blob if _SHA256.fullmatch(blob) else None, blob)
     index = folder / INDEX if (folder / INDEX).is_file() else None
-    weights = weight_names(source.name, found, index, "name a revision that has them")
+    weights = []
+    if index or SINGLE in found or INDEX not in found:
+        weights = weight_names(source.name, found, index, "name a revision that has them")
     absent = [name for name in (*settings(found), *weights) if not (folder / name).exists()]
     if absent:
         raise no_hub(source.name, no_answer, absent if folder.is_dir() else ())
