@@ -20,6 +20,18 @@ from valuegrad.tasks.task import Task
 
 TOKENS = ("<|end|>", "\n", "a", "b", "c", "d")
 STOPS = (0, 1)
+SHAPE = {
+    "vocab_size": len(TOKENS),
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+GROUPED = {**SHAPE, "num_key_value_heads": 2, "tie_word_embeddings": False}
 MAX_TOKENS = 3
 PROMPTS = ("ab", "cadbd", "b\na")
 # Of the right lengths, an answer of each prompt by how likely it is.

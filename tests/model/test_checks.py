@@ -9,28 +9,16 @@ from valuegrad.errors import UserError
 from valuegrad.model.loading import load_policy
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-SHAPE = {
-    "vocab_size": len(letters.TOKENS),
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 48,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
-GROUPED = {**SHAPE, "num_key_value_heads": 2, "tie_word_embeddings": False}
 CAPPED = {
     "a soft cap": transformers.Gemma2Config(
-        head_dim=8, final_logit_softcapping=30.0, attn_logit_softcapping=None, **GROUPED
+        head_dim=8, final_logit_softcapping=30.0, attn_logit_softcapping=None, **letters.GROUPED
     ),
-    "divided logits": transformers.GraniteConfig(logits_scaling=1.1, **GROUPED),
-    "scaled logits": transformers.CohereConfig(logit_scale=0.9, **GROUPED),
+    "divided logits": transformers.GraniteConfig(logits_scaling=1.1, **letters.GROUPED),
+    "scaled logits": transformers.CohereConfig(logit_scale=0.9, **letters.GROUPED),
 }
 LOOKING_BOTH_WAYS = {
-    "BERT without is_decoder": transformers.BertConfig(**SHAPE),
-    "RoFormer without is_decoder": transformers.RoFormerConfig(**SHAPE),
+    "BERT without is_decoder": transformers.BertConfig(**letters.SHAPE),
+    "RoFormer without is_decoder": transformers.RoFormerConfig(**letters.SHAPE),
     "XLM": transformers.XLMConfig(
         vocab_size=len(letters.TOKENS),
         emb_dim=16,
@@ -79,8 +67,8 @@ def test_models_that_look_at_later_tokens_are_refused_in_every_dtype(saved, name
 @pytest.mark.parametrize(
     "config",
     [
-        transformers.MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **GROUPED),
-        transformers.PhiConfig(**SHAPE, num_key_value_heads=2),
+        transformers.MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **letters.GROUPED),
+        transformers.PhiConfig(**letters.SHAPE, num_key_value_heads=2),
         transformers.OPTConfig(
             vocab_size=len(letters.TOKENS),
             hidden_size=16,
@@ -98,7 +86,7 @@ def test_causal_models_with_a_plain_head_are_taken_in_every_dtype(saved, config,
 
 
 def test_states_that_overflow_are_told(saved):
-    folder = saved(transformers.LlamaConfig(**GROUPED), 60.0)
+    folder = saved(transformers.LlamaConfig(**letters.GROUPED), 60.0)
     load_policy(folder)
     with pytest.raises(UserError, match=r"states that are not finite in float16.*use float32"):
         load_policy(folder, dtype="float16")

@@ -14,18 +14,6 @@ from valuegrad.rewards.function import FunctionReward
 from valuegrad.training import trl_trainer as module
 from valuegrad.training.train import train
 
-SHAPE = {
-    "vocab_size": len(letters.TOKENS),
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 48,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
-GROUPED = {**SHAPE, "num_key_value_heads": 2, "tie_word_embeddings": False}
 GPT2 = {
     "vocab_size": len(letters.TOKENS),
     "n_embd": 16,
@@ -47,10 +35,10 @@ OPT = {
     "eos_token_id": 0,
 }
 FAMILIES = {
-    "olmo2": lambda: transformers.Olmo2Config(**GROUPED),
-    "llama": lambda: transformers.LlamaConfig(**GROUPED),
-    "qwen3": lambda: transformers.Qwen3Config(head_dim=8, **GROUPED),
-    "gpt_neox": lambda: transformers.GPTNeoXConfig(**SHAPE, tie_word_embeddings=False),
+    "olmo2": lambda: transformers.Olmo2Config(**letters.GROUPED),
+    "llama": lambda: transformers.LlamaConfig(**letters.GROUPED),
+    "qwen3": lambda: transformers.Qwen3Config(head_dim=8, **letters.GROUPED),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**letters.SHAPE, tie_word_embeddings=False),
     "gpt2": lambda: transformers.GPT2Config(**GPT2),
     "opt": lambda: transformers.OPTConfig(**OPT),
     "mixtral": lambda: transformers.MixtralConfig(
@@ -59,10 +47,12 @@ FAMILIES = {
         output_router_logits=True,
         router_aux_loss_coef=0.5,
         router_jitter_noise=0.3,
-        **GROUPED,
+        **letters.GROUPED,
     ),
     # A number in the configuration, which no module of dropout holds.
-    "llama with dropout": lambda: transformers.LlamaConfig(attention_dropout=0.5, **GROUPED),
+    "llama with dropout": lambda: transformers.LlamaConfig(
+        attention_dropout=0.5, **letters.GROUPED
+    ),
     "opt with dropout": lambda: transformers.OPTConfig(
         dropout=0.5, attention_dropout=0.5, layerdrop=0.3, **OPT
     ),
