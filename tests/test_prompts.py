@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from tests import letters
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from valuegrad.budget import Budget
 from valuegrad.errors import UserError
@@ -286,3 +288,66 @@ def test_a_reward_of_texts_takes_answers_of_any_length_where_completions_are_one
     both = tokenise(policy("gpt2"), make(LENGTH, max_tokens=1, answers=("a", "bz")))
     assert (both.kind, both.train.answers) == ("one token", ((),))
     assert both.evaluation.reward_table(policy("gpt2"), [0]).shape[0] == 1
+
+
+def metaspace(folder):
+    """A policy whose tokenizer writes a space before a text, as SentencePiece does."""
+    pieces = ["<unk>", "</s>", "▁", "<0x0A>", ";", "a", "b", "▁a", "▁b", "▁;"]
+    saved = Tokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate(pieces)},
+            [("▁", "a"), ("▁", "b"), ("▁", ";")],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    saved.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    saved.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=saved, eos_token="</s>", unk_token="<unk>"
+    )
+    torch.manual_seed(0)
+    shape = letters.GROUPED | {"vocab_size": len(pieces), "eos_token_id": 1, "bos_token_id": None}
+    config = transformers.LlamaConfig(**shape)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_policy(str(folder))
+
+
+def test_a_stop_is_the_token_that_follows_a_text(tmp_path):
+    policy = metaspace(tmp_path / "made")
+    examples = (Example("a", "b"),)
+    for stop, token in ((";", 4), ("\n", 3)):
+        task = Task("t", examples, examples, Exact(), stop=stop)
+        assert stop_tokens(policy, task) == (1, token)
+
+
+def test_answers_without_a_spelling_are_refused(tmp_path):
+    policy = metaspace(tmp_path / "made")
+    examples = (Example("a", "ω"),)
+    with pytest.raises(UserError, match=r"'ω', which holds what this tokenizer has no token for"):
+        tokenise(policy, Task("t", examples, examples, Exact()))
+
+
+def test_prompts_on_both_sides_of_a_switch_of_rotary_angles_are_refused(tmp_path):
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 3.0, 4.0],
+        "original_max_position_embeddings": 6,
+    }
+    config = transformers.Phi3Config(
+        **letters.GROUPED, original_max_position_embeddings=6, rope_parameters=rope
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    letters.tokenizer().save_pretrained(tmp_path)
+    policy = load_policy(str(tmp_path))
+    for prompts, fit in ((("ab", "abc"), True), (("ab", "abcdabcd"), False), (("abcdabcd",), True)):
+        examples = tuple(Example(prompt, "a") for prompt in prompts)
+        task = Task("t", examples, examples, Exact())
+        if fit:
+            tokenise(policy, task)
+        else:
+            with pytest.raises(UserError, match=r"all up to 6 tokens, where this model's rotary"):
+                tokenise(policy, task)

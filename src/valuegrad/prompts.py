@@ -204,7 +204,7 @@ def _tokenised(policy: Policy, task: Task) -> TaskPrompts:
         answers = [whole[len(p) :] for p, whole in zip(tokens, wholes, strict=True)]
     stops = () if single else stop_tokens(policy, task)
     if exact:
-        _check_stops(policy, examples, answers, stops)
+        _check_answers(policy, examples, answers, stops)
     longest = max(map(len, answers)) + bool(stops)
     limit = 1 if single else task.max_tokens or (longest if exact else MAX_TOKENS)
     _check_lengths(policy, examples, tokens, limit, longest if exact else 0)
@@ -218,7 +218,7 @@ def stop_tokens(policy: Policy, task: Task) -> Tokens:
     """The tokens that end a completion: the model's, the tokenizer's and the task's."""
     found = list(policy.stop_tokens)
     if task.stop:
-        ids = policy.tokenizer(task.stop, add_special_tokens=False)["input_ids"]
+        ids = _behind(policy, task)
         if len(ids) != 1:
             got, wanted = f"{task.stop!r}, {len(ids)} tokens of this model", "a text of one token"
             fix = r"use a line break ('\n'), or leave it out for the model's own stop token"
@@ -231,11 +231,25 @@ def stop_tokens(policy: Policy, task: Task) -> Tokens:
     return tuple(dict.fromkeys(found))
 
 
-def _check_stops(
+def _behind(policy: Policy, task: Task) -> Tokens:
+    """The tokens of a task's stop behind an answer, where no space comes before it, or alone."""
+    assert task.stop is not None
+    for example in task.evaluation[:4]:
+        text = example.prompt + example.answer
+        before, whole = encode(policy, [text, text + task.stop])
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+    return tuple(policy.tokenizer(task.stop, add_special_tokens=False)["input_ids"])
+
+
+def _check_answers(
     policy: Policy, examples: Sequence[Example], answers: Sequence[Tokens], stops: Tokens
 ) -> None:
-    """Refuse answers that no completion can be, for it would end before."""
+    """Refuse answers that no completion can be: they cannot be spelt, or would end before."""
     for example, answer in zip(examples, answers, strict=True):
+        if policy.tokenizer.unk_token_id in answer:
+            got = f"{example.answer!r}, which holds what this tokenizer has no token for"
+            raise UserError("answer", got, "an answer that the policy can write", "change it")
         if held := set(answer) & set(stops):
             shown = policy.tokenizer.convert_ids_to_tokens(sorted(held))
             got = f"{example.answer!r}, which holds the stop {', '.join(map(repr, shown))}"
@@ -253,6 +267,12 @@ def _check_lengths(
         fix = f"pass {max(1, policy.context // 2)} or less as `max_tokens`"
         wanted = f"below {policy.context}, this model's context"
         raise UserError("max_tokens", str(limit), wanted, fix)
+    switch, lengths = policy.rope_switch, [len(t) for t in tokens]
+    if switch and min(lengths) <= switch < max(lengths) + limit:
+        got = f"prompts of {min(lengths)} to {max(lengths)} tokens and {limit} more"
+        wanted = f"all up to {switch} tokens, where this model's rotary angles change, or all above"
+        fix = "measure the ones and the others as two tasks, or lower `max_tokens`"
+        raise UserError("task", got, wanted, fix)
     for example, prompt in zip(examples, tokens, strict=True):
         if not prompt or len(prompt) + limit > policy.context:
             raise UserError(

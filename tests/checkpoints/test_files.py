@@ -108,3 +108,16 @@ def test_a_file_that_changed_is_hashed_anew(tmp_path):
             stream.write(data[:-1] + bytes([data[-1] ^ 1]))
         os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert weights_sha256(here) != before
+
+
+def test_the_content_is_of_every_file_that_decides(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "copy")
+    chosen = resolve([str(folder)])[0]
+    seen = {content_sha256(chosen)}
+    for name in ("generation_config.json", "added_tokens.json", "own_tokenizer.py"):
+        (folder / name).write_text('{"eos_token_id": 3}')
+        seen.add(content_sha256(chosen))
+    for name in ("README.md", "trainer_state.json"):
+        (folder / name).write_text("{}")
+        seen.add(content_sha256(chosen))
+    assert len(seen) == 4

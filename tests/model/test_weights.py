@@ -1,9 +1,13 @@
 """Weights that do not fill the model exactly, or are not finite: refused by name, with the fix."""
 
+import math
 import re
+import shutil
 
 import pytest
 import torch
+import transformers
+from tests import letters
 from tests.model.copies import with_settings, with_tensors
 
 from valuegrad.cli.app import run
@@ -112,12 +116,19 @@ def test_a_tied_head_needs_one_tensor_under_either_name(architecture, checkpoint
         )
 
 
-def test_a_head_of_its_own_is_kept_though_the_configuration_ties_it(checkpoint, tmp_path):
-    own = torch.randn(285, 16)
-    folder = with_tensors(checkpoint("qwen3"), tmp_path / "copy", beside("lm_head.weight", own))
-    loaded = load_policy(folder)
-    assert torch.equal(loaded.head, own)
-    assert not torch.equal(loaded.embedding, own)
+def test_a_head_beside_a_tied_embedding_has_to_be_the_same(checkpoint, tmp_path, policy):
+    twin = load_policy(
+        with_tensors(
+            checkpoint("qwen3"),
+            tmp_path / "a",
+            lambda held: held | {"lm_head.weight": held[HEAD["qwen3"]].clone()},
+        )
+    )
+    assert torch.equal(twin.head, policy("qwen3", "float32").head)
+    other = beside("lm_head.weight", torch.randn(285, 16))
+    folder = with_tensors(checkpoint("qwen3"), tmp_path / "b", other)
+    with pytest.raises(UserError, match=r"differs from the embedding.*tie_word_embeddings to fal"):
+        load_policy(folder)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +191,41 @@ def test_configurations_of_another_model_are_refused(change, message, checkpoint
     folder = with_settings(checkpoint("olmo2"), tmp_path / "copy", **change)
     with pytest.raises(UserError, match=message):
         load_policy(folder)
+
+
+def test_buffers_of_the_files_have_to_be_finite_and_there(tmp_path):
+    config = transformers.DeepseekV3Config(
+        **letters.GROUPED,
+        moe_intermediate_size=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+        first_k_dense_replace=1,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "whole")
+    letters.tokenizer().save_pretrained(tmp_path / "whole")
+    load_policy(str(tmp_path / "whole"))
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    spoilt = with_tensors(
+        tmp_path / "whole", tmp_path / "spoilt", lambda held: held | {name: held[name] * math.nan}
+    )
+    with pytest.raises(UserError, match=rf"got nan in {name}\[0\]"):
+        load_policy(spoilt)
+    lacking = with_tensors(tmp_path / "whole", tmp_path / "lacking", without("e_score"))
+    with pytest.raises(UserError, match=rf"no tensor for {name};.*belong together"):
+        load_policy(lacking)
+
+
+def test_damaged_generation_settings_are_not_taken_for_none(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "copy")
+    whole = (folder / "generation_config.json").read_text()
+    (folder / "generation_config.json").write_text(whole.rstrip()[:-1])
+    with pytest.raises(UserError, match=r"a damaged generation_config\.json"):
+        load_policy(str(folder))

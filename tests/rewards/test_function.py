@@ -53,6 +53,8 @@ def broken(prompts, completions, **columns):
         (lambda prompts, completions, **c: "word", "m:f: got 4 values for 2 completions"),
         (lambda prompts, completions, **c: None, "m:f: got NoneType"),
         (lambda prompts, completions, **c: [[1], [2]], r"m:f: got \[1\] for prompt 'p'"),
+        (lambda prompts, completions, **c: {0: 1.0, 1: 0.0}, "m:f: got dict for prompt 'p'"),
+        (lambda prompts, completions, **c: {0.5, 1.0}, "m:f: got set for prompt 'p'"),
         (lambda prompts, completions, **c: [1j, 0], "m:f: got 1j for prompt 'p'"),
         (lambda prompts, completions, **c: sys.exit(3), "m:f: got SystemExit: 3"),
         (lambda prompts, completions, trainer_state: 0, "unexpected keyword argument 'level'"),

@@ -32,7 +32,7 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The configuration of a checkpoint's model; of one on the hub no weights are downloaded."""
     folder = _settings_folder(checkpoint)
     try:
-        return dict(json.loads((folder / "config.json").read_text("utf-8")))
+        return _parsed(checkpoint, folder / "config.json")
     except OSError:
         if (folder / _ADAPTER).is_file():
             wanted = "a whole model in Hugging Face format"
@@ -40,8 +40,13 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any]:
         got = f"a {'revision' if checkpoint.hub else 'folder'} without config.json"
         fix = "name one that save_pretrained wrote" + _nested_hint(folder)
         raise UserError(checkpoint.name, got, "a model in Hugging Face format", fix) from None
+
+
+def _parsed(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
-        got = f"a damaged config.json ({error})"
+        got = f"a damaged {path.name} ({error})"
         raise UserError(checkpoint.name, got, "JSON", "copy it again") from error
 
 
@@ -58,6 +63,10 @@ def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
         got = f"an adapter ({_ADAPTER}) beside a model"
         raise UserError(checkpoint.name, got, "a model alone", _MERGE)
     names = {path.name for path in folder.glob("*") if path.is_file()}
+    for name in hub.settings(names):
+        # transformers takes a damaged file of generation settings for none.
+        if name.endswith("_config.json"):
+            _parsed(checkpoint, folder / name)
     index = folder / hub.INDEX if hub.INDEX in names else None
     fix = "copy its files again, the weights beside config.json" + _nested_hint(folder)
     shards = [folder / name for name in hub.weight_names(str(folder), names, index, fix)]
@@ -99,11 +108,10 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
 def content_sha256(checkpoint: Checkpoint) -> str:
     """Hexadecimal SHA-256 of what a checkpoint computes with: weights, settings, code it brings."""
     folder = _settings_folder(checkpoint)
-    code = "auto_map" in read_config(checkpoint)
     files = [
         name
         for name in sorted(path.name for path in folder.glob("*") if path.is_file())
-        if name != hub.INDEX and (code or not name.endswith(".py"))
+        if name != hub.INDEX
     ]
     known = [f"{name} {hub.file_sha256(folder / name).hex()}" for name in hub.settings(files)]
     parts = [weights_sha256(checkpoint), *known]

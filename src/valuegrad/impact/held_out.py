@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.impact import sampled, teacher_forced, vocabulary
+from valuegrad.model.batches import completion_logp
 from valuegrad.model.policy import Policy
 from valuegrad.prompts import Prompts, tokenise
+from valuegrad.sampler import check_log_probabilities
 from valuegrad.sampler import rollouts as draw
 from valuegrad.tasks.task import Task
 
@@ -30,7 +32,7 @@ def held_out_rewards(
 
     Raises:
         UserError: prompts, answers or a reward that cannot be used.
-        RunError: logits that are not finite.
+        RunError: logits that are not finite; draws that are not the policy's.
 
     Example:
         ``held_out_rewards(load_policy("runs/step100"), arithmetic()).mean()``
@@ -41,6 +43,9 @@ def held_out_rewards(
     elif prompts.kind == "exact":
         found = teacher_forced.rewards(policy, prompts)
     else:
-        found = sampled.rewards(draw(policy, prompts, rollouts, seed=seed))
+        drawn = draw(policy, prompts, rollouts, seed=seed)
+        logp = completion_logp(policy, drawn.sequences, drawn.lengths).sum(1)
+        check_log_probabilities(policy, drawn.logp, logp.view_as(drawn.logp))
+        found = sampled.rewards(drawn)
     prompts.check_finite(policy, "an expected reward", found)
     return found

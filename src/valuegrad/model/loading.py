@@ -75,8 +75,9 @@ def load_policy(
             **({"experts_implementation": "eager"} if dtype == "float64" else {}),
             **trusted,
         )
-    check_loaded(checkpoint, model, info, held)
+        check_loaded(checkpoint, model, info, held)
     check_finite(checkpoint, model)
+    model.config.return_dict = True  # a file may say otherwise
     text = model.config.get_text_config()
     if hasattr(text, "output_router_logits"):
         # Their loss is no part of any objective here, and fails where a cache is in use.

@@ -19,6 +19,7 @@ from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.errors import UserError
 
 Site = int | str
+_CONTEXTS = ("n_positions", "max_seq_len", "n_ctx", "seq_length")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -80,7 +81,10 @@ class Policy:
         known = self.model.generation_config.eos_token_id
         listed = known if isinstance(known, list) else [known]
         found = (*listed, self.tokenizer.eos_token_id)
-        return tuple(dict.fromkeys(int(token) for token in found if token is not None))
+        rows = self.head.shape[0]
+        # An id that no token has, such as −1, is never drawn.
+        known = (int(token) for token in found if token is not None and 0 <= int(token) < rows)
+        return tuple(dict.fromkeys(known))
 
     @cached_property
     def token_ids(self) -> frozenset[int]:
@@ -103,7 +107,18 @@ class Policy:
     def context(self) -> int:
         """The most tokens a sequence may have."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", 0) or 2**31)
+        sizes = (getattr(config, name, None) for name in ("max_position_embeddings", *_CONTEXTS))
+        return int(next((size for size in sizes if size), 2**31))
+
+    @property
+    def rope_switch(self) -> int | None:
+        """The length from which on a sequence has other rotary angles at all of its positions."""
+        config = self.model.config.get_text_config()
+        rope = getattr(config, "rope_parameters", None) or {}
+        known = (rope, *(part for part in rope.values() if isinstance(part, dict)))
+        name = "original_max_position_embeddings"
+        long = (part for part in known if part.get("rope_type") == "longrope")
+        return next((part.get(name) or getattr(config, name, None) for part in long), None)
 
 
 def logits(policy: Policy, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:

@@ -53,8 +53,14 @@ def check_loaded(
             checkpoint.name,
             f"weights that do not fit config.json: {got}",
             wanted,
-            _fix(model, missing, unused),
+            _fix(model, missing, unused, tensors),
         )
+    ends = (model.get_output_embeddings(), model.get_input_embeddings())
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if tied and model._tied_weights_keys and ends[0].weight is not ends[1].weight:
+        got = "an output head that differs from the embedding although config.json ties them"
+        fix = "set tie_word_embeddings to false if the head is meant, or take it out of the files"
+        raise UserError(checkpoint.name, got, "one of the two", fix)
     taken = {
         n: own.get(n, own.get(prefix + n)) for n, (d, _) in tensors.items() if d not in _WEIGHTS
     }
@@ -67,7 +73,9 @@ def check_loaded(
 
 def check_finite(checkpoint: Checkpoint, model: Any) -> None:
     """Refuse weights that hold NaN or infinity, with the place of the first."""
-    for name, weight in model.named_parameters():
+    for name, weight in model.state_dict().items():
+        if not weight.is_floating_point():
+            continue
         ends = torch.stack(weight.detach().aminmax())
         if not torch.isfinite(ends).all():
             first = (~torch.isfinite(weight.detach())).nonzero()[0].tolist()
@@ -95,7 +103,7 @@ def _listed(names: Collection[str]) -> str:
     return shown + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def _fix(model: Any, missing: list[str], unused: list[str]) -> str:
+def _fix(model: Any, missing: list[str], unused: list[str], held: Collection[str]) -> str:
     """What to do, from the likely reason."""
     if any(map(_LORA.search, unused)):
         return "merge the adapter first (peft's merge_and_unload), then save_pretrained"
@@ -114,7 +122,9 @@ def _fix(model: Any, missing: list[str], unused: list[str]) -> str:
         )
     depth = model.config.get_text_config().num_hidden_layers
     layers = {int(found[1]) for name in (*missing, *unused) if (found := _LAYER.search(name))}
-    if layers and not (missing and unused):
+    # A layer of which some is there lacks something else.
+    whole = not any(found and int(found[1]) in layers for found in map(_LAYER.search, held))
+    if layers and not (missing and unused) and (whole or not missing):
         listed = ", ".join(map(str, sorted(layers)))
         what = "lack" if missing else "have more, of"
         return (

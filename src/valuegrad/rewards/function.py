@@ -6,7 +6,7 @@ import inspect
 import numbers
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,8 @@ def _checked(
 ) -> list[float]:
     fix = "return one finite number per completion"
     try:
+        if isinstance(values, Mapping | Set):
+            raise TypeError  # whose order is no completion's
         # Scalars of numpy and torch become Python's.
         rewards = [v.item() if hasattr(v, "item") else v for v in values]
     except (TypeError, ValueError, RuntimeError) as error:
