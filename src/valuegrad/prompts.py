@@ -251,7 +251,7 @@ def _check_answers(
             got = f"{example.answer!r}, which holds what this tokenizer has no token for"
             raise UserError("answer", got, "an answer that the policy can write", "change it")
         if held := set(answer) & set(stops):
-            shown = policy.tokenizer.convert_ids_to_tokens(sorted(held))
+            shown = [policy.tokenizer.decode([token]) for token in sorted(held)]
             got = f"{example.answer!r}, which holds the stop {', '.join(map(repr, shown))}"
             fix = "end the answer before it, or choose another `stop`"
             raise UserError("answer", got, "an answer that ends where a completion does", fix)
