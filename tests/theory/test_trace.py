@@ -1,5 +1,7 @@
 """Where the credit goes: against autograd at every site and token, and what the command shows."""
 
+import copy
+import dataclasses
 import json
 import math
 import re
@@ -11,6 +13,7 @@ from tests import oracles
 from tests.conftest import ARCHITECTURES, SITES
 
 from valuegrad.cli.app import run
+from valuegrad.errors import RunError
 from valuegrad.report.trace_figures import label_positions, trace_chart
 from valuegrad.report.trace_text import finding
 from valuegrad.theory.trace import trace
@@ -236,3 +239,13 @@ def test_a_pattern_of_several_checkpoints_is_refused(checkpoint, tmp_path, capsy
         (tmp_path / f"step{i}").symlink_to(checkpoint(name))
     assert run(["trace", str(tmp_path / "step*"), "--prompt", "x"]) == 2
     assert "2 checkpoints (step0, step1 …); wanted one checkpoint" in capsys.readouterr().err
+
+
+def test_costates_that_are_not_finite_are_told_with_their_place(policy):
+    chosen = dataclasses.replace(
+        policy("llama", "float32"), model=copy.deepcopy(policy("llama", "float32").model)
+    )
+    with torch.no_grad():
+        chosen.model.get_output_embeddings().weight.mul_(1e38)
+    with pytest.raises(RunError, match=r"a costate that is not finite at site embedding, token 0"):
+        trace(chosen, "label", " = total")

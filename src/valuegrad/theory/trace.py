@@ -14,7 +14,7 @@ from torch import Tensor
 
 from valuegrad.credit.completions import completions
 from valuegrad.credit.costates import costates_at
-from valuegrad.errors import UserError
+from valuegrad.errors import NotFiniteError, UserError
 from valuegrad.model.cache import sampled
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
@@ -119,6 +119,7 @@ def trace(
     Raises:
         UserError: no such site; an advantage of 0; prompt or completion empty or beyond the
             context; a completion whose first characters merge with the prompt's last token.
+        RunError: costates that are not finite.
 
     Example:
         ``trace(load_policy("runs/step100"), "label = 'B'\nanswer = '", "B").carried_share``
@@ -154,6 +155,10 @@ def trace(
         # The last position scores nothing.
         sizes[part] = torch.nn.functional.pad(torch.linalg.vector_norm(states, dim=2), (0, 1))
     name = policy.checkpoint.name
+    if not torch.isfinite(sizes["total"]).all():
+        place, token = (~torch.isfinite(sizes["total"])).nonzero()[0].tolist()
+        where = f"site {chosen[place]}, token {token} ({tokens[token].text!r})"
+        raise NotFiniteError(f"{name}: a costate that is not finite at {where}")
     return Trace(name, prompt, completion, float(advantage), tokens, chosen, **sizes)
 
 
