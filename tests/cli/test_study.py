@@ -64,13 +64,14 @@ def test_score_says_how_many_of_a_files_prompts_it_measured(checkpoint, tmp_path
         "--updates",
         "1",
     ]
-    words += ["--out", str(tmp_path / "out"), "--prompts", "6"]
-    assert run([*words, "--json"]) == 0
+    words += ["--prompts", "6"]
+    assert run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
     (score,) = json.loads(capsys.readouterr().out)
     whole = jsonl_task(tmp_path / "t.jsonl")
     assert (score["n_prompts"], score["n_prompts_available"]) == (6, len(whole.evaluation))
-    assert run(words) == 0
-    assert f"6 of {len(whole.evaluation)} held-out prompts" in capsys.readouterr().out
+    for command in ("score", "train"):
+        assert run([command, *words[1:], *["--seeds", "1"] * (command == "train")]) == 0
+        assert f"over 6 of {len(whole.evaluation)} held-out prompts" in capsys.readouterr().out
 
 
 def test_train_prints_a_row_per_seed_and_budget(checkpoint, flags, capsys):

@@ -21,6 +21,7 @@ from valuegrad.study.config import Precise, StudyConfig, load_config
 
 if TYPE_CHECKING:
     from valuegrad.study.measuring import Resources
+    from valuegrad.study.run import Outcome
 
 
 def study(
@@ -59,7 +60,7 @@ def study(
         outcome = run_study(loaded, out, measurements=measurements, resources=resources)
     result = summarise(loaded, outcome)
     paths = write_study(out, result, outcome)
-    shown: list[Any] = [study_table(result)]
+    shown: list[Any] = [study_table(result), _rests_on(outcome)]
     if result.trained:
         reasons = [p.reasons.get("spearman") for p in result.predictors.values()]
         shown.append(f"No correlations: {reasons[0]}" if all(reasons) else predictor_table(result))
@@ -102,7 +103,7 @@ def score(
     if common.out is not None:
         write_score(common.out, summarise(config, outcome), outcome)
         paths = [f"{common.out / 'readiness.parquet'} and readiness.png"]
-    shown = (score_table(ranking), _verdict(ranking))
+    shown = (score_table(ranking), _rests_on(outcome), _verdict(ranking))
     failed = deliver(common, scores, *shown, paths=paths, found=outcome)
     for row in scores:
         for warning in score_warnings(row, task):
@@ -113,14 +114,16 @@ def score(
 def _verdict(ranking: Sequence[Mapping[str, Any]]) -> str:
     """What a ranking says, and no more."""
     best = ranking[0]
-    count, available = best["n_prompts"], best.get("n_prompts_available") or 0
-    drawn = f" (on {count} of {available} held-out prompts)" if available > count else ""
     if not (best["probe_step"] or 0) > 0:
-        return "No checkpoint shows a signal that RL could follow on this task" + drawn
+        return "No checkpoint shows a signal that RL could follow on this task"
     if len(ranking) == 1:
-        what = "probe_step: the reward change that noise-free updates bring in half of this budget"
-        return what + drawn
-    return f"RL is predicted to help most from [bold]{best['checkpoint']}[/bold]{drawn}"
+        return "probe_step: the reward change that noise-free updates bring in half of this budget"
+    return f"RL is predicted to help most from [bold]{best['checkpoint']}[/bold]"
+
+
+def _rests_on(outcome: Outcome) -> str:
+    """Below every table: what its rewards are means over."""
+    return "Means over {} of {} held-out prompts.".format(*outcome.prompts)
 
 
 def train(
@@ -163,7 +166,8 @@ def train(
         for run in m.runs
         for updates, after in zip(run["updates"], run["rewards_after"], strict=True)
     ]
-    return deliver(common, rows, train_table(rows), name="train", found=outcome)
+    shown = (train_table(rows), _rests_on(outcome))
+    return deliver(common, rows, *shown, name="train", found=outcome)
 
 
 def report(

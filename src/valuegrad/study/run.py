@@ -47,6 +47,7 @@ class Outcome:
     measured: tuple[Measured, ...]
     failures: dict[str, str]  # checkpoint → message
     reused: int  # how many records were there already
+    prompts: tuple[int, int] = (0, 0)  # held-out prompts measured, and how many there were
 
 
 def run_study(
@@ -78,7 +79,9 @@ def run_study(
             forget(out)
         raise
     found = (_measured(c, task, scores.get(c), runs.get(c, [])) for c in measuring.whole())
-    return Outcome(tuple(found), measuring.failures(), measuring.reused)
+    count = len(task.evaluation)
+    prompts = (count, task.available or count)
+    return Outcome(tuple(found), measuring.failures(), measuring.reused, prompts)
 
 
 def _measured(
