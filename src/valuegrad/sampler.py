@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from valuegrad.errors import NotFiniteError, RunError, UserError
-from valuegrad.model.batches import CACHE_TOKENS, batches, left_padded
+from valuegrad.model.batches import CACHE_TOKENS, batches, completion_logp, left_padded
 from valuegrad.model.policy import Policy
 from valuegrad.prompts import Prompts
 
@@ -124,6 +124,17 @@ def check_log_probabilities(
             "forward pass over them: this model's cache or padding changes its distribution"
         )
     return difference
+
+
+def check_draws(
+    policy: Policy,
+    sequences: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    drawn: Float[Tensor, "N G"],
+) -> None:
+    """As `check_log_probabilities`, of draws whose forward pass is still to be made."""
+    logp = completion_logp(policy, sequences, prompt_lengths).sum(1)
+    check_log_probabilities(policy, drawn, logp.view_as(drawn))
 
 
 class _InverseTransform:

@@ -13,6 +13,7 @@ from valuegrad.checkpoints import hub
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.errors import UserError
 
+Header = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each tensor of a file
 _ADAPTER = "adapter_config.json"
 _MERGE = "merge the adapter with peft's merge_and_unload, then save_pretrained into a new folder"
 _NO_NUMBERS = {
@@ -50,8 +51,8 @@ def _parsed(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
         raise UserError(checkpoint.name, got, "JSON", "copy it again") from error
 
 
-def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
-    """The weight files of a checkpoint, which is fetched, after a check of their headers."""
+def validate(checkpoint: Checkpoint) -> dict[Path, Header]:
+    """The weight files of a checkpoint, which is fetched, with what each says that it holds."""
     config, folder = read_config(checkpoint), fetch(checkpoint).path
     assert folder is not None
     for key, (got, fix) in _NO_NUMBERS.items():
@@ -62,37 +63,32 @@ def validate(checkpoint: Checkpoint) -> tuple[Path, ...]:
         # transformers would load the adapter's base model from wherever that names it.
         got = f"an adapter ({_ADAPTER}) beside a model"
         raise UserError(checkpoint.name, got, "a model alone", _MERGE)
-    names = {path.name for path in folder.glob("*") if path.is_file()}
+    names = _names(folder)
     for name in hub.settings(names):
         # transformers takes a damaged file of generation settings for none.
         if name.endswith("_config.json"):
             _parsed(checkpoint, folder / name)
     index = folder / hub.INDEX if hub.INDEX in names else None
     fix = "copy its files again, the weights beside config.json" + _nested_hint(folder)
-    shards = [folder / name for name in hub.weight_names(str(folder), names, index, fix)]
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            got = f"an unreadable safetensors file ({error})"
-            fix = "copy or download it again: it was probably cut off"
-            raise UserError(str(shard), got, "a whole one", fix) from error
-    return tuple(shards)
-
-
-def tensors(shards: Iterable[Path]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of every tensor in some weight files, by name."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for shard in shards:
-        with safe_open(shard, framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118
-                if name in found:
-                    fix = "copy the files of one checkpoint only"
-                    raise UserError(str(shard), f"a second {name}", "each tensor once", fix)
-                part = stream.get_slice(name)
-                found[name] = part.get_dtype(), tuple(part.get_shape())
+    found: dict[Path, Header] = {}
+    for name in hub.weight_names(str(folder), names, index, fix):
+        header = _header(folder / name)
+        for tensor in header.keys() & {t for other in found.values() for t in other}:
+            fix = "copy the files of one checkpoint only"
+            raise UserError(str(folder / name), f"a second {tensor}", "each tensor once", fix)
+        found[folder / name] = header
     return found
+
+
+def _header(shard: Path) -> Header:
+    try:
+        with safe_open(shard, framework="pt") as stream:
+            parts = {name: stream.get_slice(name) for name in stream.offset_keys()}
+            return {n: (part.get_dtype(), tuple(part.get_shape())) for n, part in parts.items()}
+    except (SafetensorError, OSError) as error:
+        got = f"an unreadable safetensors file ({error})"
+        fix = "copy or download it again: it was probably cut off"
+        raise UserError(str(shard), got, "a whole one", fix) from error
 
 
 def weights_sha256(checkpoint: Checkpoint) -> str:
@@ -108,12 +104,8 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
 def content_sha256(checkpoint: Checkpoint) -> str:
     """Hexadecimal SHA-256 of what a checkpoint computes with: weights, settings, code it brings."""
     folder = _settings_folder(checkpoint)
-    files = [
-        name
-        for name in sorted(path.name for path in folder.glob("*") if path.is_file())
-        if name != hub.INDEX
-    ]
-    known = [f"{name} {hub.file_sha256(folder / name).hex()}" for name in hub.settings(files)]
+    files = hub.settings(_names(folder) - {hub.INDEX})
+    known = [f"{name} {hub.file_sha256(folder / name).hex()}" for name in files]
     parts = [weights_sha256(checkpoint), *known]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -123,6 +115,10 @@ def _settings_folder(checkpoint: Checkpoint) -> Path:
         return hub.settings_folder(checkpoint.hub)
     assert checkpoint.path is not None
     return checkpoint.path
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*") if path.is_file()}
 
 
 def _nested_hint(folder: Path) -> str:

@@ -79,7 +79,7 @@ def _explanation(error: Exception, repo: str, name: str, files: Sequence[str]) -
         if isinstance(error, kind):
             page, reason = f"{constants.ENDPOINT}/{repo}", first_line(error)
             return UserError(name, got, wanted, fix.format(page=page, repo=repo, reason=reason))
-    number = error.errno if isinstance(error, OSError) else None
+    number, why = (error.errno, error.strerror) if isinstance(error, OSError) else (None, "")
     if number in _NO_ACCESS:
         what, use = ("downloaded", "written to") if files else ("looked up", "read")
         return DownloadError(
@@ -89,13 +89,13 @@ def _explanation(error: Exception, repo: str, name: str, files: Sequence[str]) -
         )
     if number in _FULL:
         return DownloadError(
-            f"{name} could not be written to {constants.HF_HUB_CACHE} ({error.strerror}). Nothing "  # type: ignore[attr-defined]
+            f"{name} could not be written to {constants.HF_HUB_CACHE} ({why}). Nothing "
             "half-written is kept; free some space there, set HF_HOME to a larger disk or set "
             "`cache_limit`, and run the same command again"
         )
-    cause = error
+    cause: BaseException = error
     while not isinstance(cause, _UNREACHABLE) and cause.__cause__ is not None:
-        cause = cause.__cause__  # type: ignore[assignment]
+        cause = cause.__cause__
     if isinstance(cause, errors.OfflineModeIsEnabled | httpx2.ConnectError):
         return no_hub(name, cause, files)
     return DownloadError(

@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from valuegrad.impact import sampled, teacher_forced, vocabulary
-from valuegrad.model.batches import completion_logp
 from valuegrad.model.policy import Policy
 from valuegrad.prompts import Prompts, tokenise
-from valuegrad.sampler import check_log_probabilities
+from valuegrad.sampler import check_draws
 from valuegrad.sampler import rollouts as draw
 from valuegrad.tasks.task import Task
 
@@ -44,8 +43,7 @@ def held_out_rewards(
         found = teacher_forced.rewards(policy, prompts)
     else:
         drawn = draw(policy, prompts, rollouts, seed=seed)
-        logp = completion_logp(policy, drawn.sequences, drawn.lengths).sum(1)
-        check_log_probabilities(policy, drawn.logp, logp.view_as(drawn.logp))
+        check_draws(policy, drawn.sequences, drawn.lengths, drawn.logp)
         found = sampled.rewards(drawn)
     prompts.check_finite(policy, "an expected reward", found)
     return found

@@ -129,7 +129,7 @@ def score(
         site=impact.site,
         alpha=alpha,
         n_prompts=len(task.evaluation),
-        n_prompts_available=task.available or len(task.evaluation),
+        n_prompts_available=task.n_available,
         group_size=budget.group_size,
         closed_form=way.name != "sampled",
         learning_rate=budget.learning_rate,

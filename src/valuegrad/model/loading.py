@@ -8,7 +8,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from valuegrad.checkpoints.checkpoint import Checkpoint
-from valuegrad.checkpoints.files import fetch, read_config, tensors, validate
+from valuegrad.checkpoints.files import fetch, read_config, validate
 from valuegrad.checkpoints.references import resolve
 from valuegrad.errors import UserError, ValuegradError, first_line
 from valuegrad.model.checks import check_assumptions
@@ -59,7 +59,7 @@ def load_policy(
     place = _device(device)
     check_code(checkpoint, trust_remote_code)
     checkpoint = fetch(checkpoint)
-    held = tensors(validate(checkpoint))
+    held = {name: x for header in validate(checkpoint).values() for name, x in header.items()}
     trusted = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     # What the loader warns of is said below, by name and with the likely reason.
     with _explained(checkpoint, "load"), quiet("transformers"):

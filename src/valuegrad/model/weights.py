@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from valuegrad.checkpoints.checkpoint import Checkpoint
+from valuegrad.checkpoints.files import Header
 from valuegrad.errors import UserError
 
 _MASK = re.compile(r"(?:^|\.)att(?:entio)?n\.(?:(?:masked_)?bias|causal_mask)$")
@@ -26,7 +27,7 @@ def check_loaded(
     checkpoint: Checkpoint,
     model: Any,
     info: Mapping[str, Any],
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensors: Header,
 ) -> None:
     """Refuse a model that a checkpoint's tensors, name → dtype and shape, do not fill exactly.
 

@@ -79,8 +79,7 @@ def run_study(
             forget(out)
         raise
     found = (_measured(c, task, scores.get(c), runs.get(c, [])) for c in measuring.whole())
-    count = len(task.evaluation)
-    prompts = (count, task.available or count)
+    prompts = (len(task.evaluation), task.n_available)
     return Outcome(tuple(found), measuring.failures(), measuring.reused, prompts)
 
 
@@ -92,7 +91,7 @@ def _measured(
         names = {name: getattr(checkpoint, name) for name in _NAMES[1:]}
         seconds = scores[0].seconds
         # Lines that the file has gained change no record of what was measured before.
-        counts = {"n_prompts_available": task.available or len(task.evaluation)}
+        counts = {"n_prompts_available": task.n_available}
         result = {"checkpoint": checkpoint.name, **names, **scores[0].result, **counts}
         result["seconds"] = seconds
     trained = math.fsum(run.seconds for run in runs)

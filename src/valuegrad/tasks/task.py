@@ -46,6 +46,11 @@ class Task:
     available: int | None = None
 
     @property
+    def n_available(self) -> int:
+        """How many held-out prompts there were, drawn from or not."""
+        return self.available or len(self.evaluation)
+
+    @property
     def sha256(self) -> str:
         """Hash of everything that decides a measurement: prompts, answers, splits and reward."""
         sides = (self.train, self.evaluation)

@@ -27,7 +27,7 @@ from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.model.precision import use_true_float64
 from valuegrad.prompts import Prompts, TaskPrompts
 from valuegrad.training.run import Training, diverging, prompt_order
-from valuegrad.training.trl_trainer import Trainer
+from valuegrad.training.trl_trainer import Trainer, evaluating
 
 
 def train_with_trl(
@@ -82,9 +82,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
             raise NotFiniteError("weights that are not finite")
         self.progress(state.global_step)
         if state.global_step in self.budget.updates:
-            model.eval()
-            self.after.append(float(held_out_rewards(self.learner, self.prompts).mean()))
-            model.train()
+            with evaluating(model):
+                self.after.append(float(held_out_rewards(self.learner, self.prompts).mean()))
 
 
 def _learner(policy: Policy) -> Policy:

@@ -23,7 +23,7 @@ from valuegrad.methods import advantages, zero_spread
 from valuegrad.model.batches import completion_logp
 from valuegrad.model.policy import Policy
 from valuegrad.prompts import Prompts
-from valuegrad.sampler import check_log_probabilities, draw
+from valuegrad.sampler import check_draws, draw
 
 # How far log π of a token in TRL's loss may be from what `score` uses before any update, in nats.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -56,13 +56,12 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         prefixes, size = list(counts), max(counts.values())
         limits = [self.prompts.max_tokens] * len(prefixes)
         seed = (self.args.seed, self.state.global_step)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             drawn, logp = draw(self.learner, prefixes, limits, self.prompts.stops, size, seed)
         if not self.compared:
             sequences = [(*p, *c) for p, group in zip(prefixes, drawn, strict=True) for c in group]
             lengths = [len(p) for p in prefixes for _ in range(size)]
-            known = completion_logp(self.policy, sequences, lengths).sum(1).view_as(logp)
-            check_log_probabilities(self.policy, logp, known)
+            check_draws(self.policy, sequences, lengths, logp)
         waiting = {prefix: iter(group) for prefix, group in zip(prefixes, drawn, strict=True)}
         return [list(next(waiting[tuple(ids)])) for ids in prompt_ids], None
 
@@ -83,7 +82,7 @@ class Trainer(GRPOTrainer):  # type: ignore[misc]
         ids, mask = (x.gather(1, order)[:, :width] for x in (input_ids, attention_mask))
         place = torch.arange(width, device=ids.device)
         labels = ids.masked_fill((mask == 0) | (place < first), -100)
-        with _evaluating(model), self.accelerator.autocast():
+        with evaluating(model), self.accelerator.autocast():
             parts = [
                 model(input_ids=ids[rows], labels=labels[rows], fused_lm_head=True)
                 for rows in torch.split(torch.arange(len(ids)), batch_size or len(ids))
@@ -142,7 +141,7 @@ class Reward:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """While open, a model has neither dropout nor noise of any kind, wherever it reads them."""
     training = model.training
     model.eval()
