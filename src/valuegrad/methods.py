@@ -1,17 +1,33 @@
 """The critic-free methods (theory §3): advantages from rewards, of samples and of populations.
 
+At the policy that drew them, a method's update is mean_i Â_i w(T_i) ∇ log π(o_i) over completions
+of T_i tokens, stop token included:
+
+| method    | Â                          | w(T) | TRL                                             |
+|-----------|----------------------------|------|-------------------------------------------------|
+| grpo      | (r − mean) / (std + ξ)     | 1/T  | GRPO, loss_type="grpo", scale_rewards="group"   |
+| dr_grpo   | r − mean                   | 1/L  | GRPO, loss_type="dr_grpo", scale_rewards="none" |
+| rloo      | r − mean of the others     | 1    | RLOO                                            |
+| reinforce | r                          | 1    | –                                               |
+| ppo       | as grpo, of the whole batch| 1/T  | GRPO, loss_type="grpo", scale_rewards="batch"   |
+
+L is the most tokens that a completion may have. Only where w depends on T is the expected update
+not the gradient of a mean reward (theory §7.3).
+
 N prompts · G actions in a group
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from valuegrad.budget import METHODS, Method
 from valuegrad.errors import UserError
 
+PER_LENGTH: tuple[Method, ...] = ("grpo", "ppo")
+"""The methods whose completions weigh 1/T each."""
 XI = 1e-4
 """Added to a standard deviation before dividing by it, as TRL does."""
 
@@ -118,6 +134,33 @@ def population_advantages(
     if method == "grpo":
         return PopulationAdvantages(1 / (variance.sqrt() + XI), mean)
     return PopulationAdvantages(one, mean)
+
+
+def token_weight(
+    method: Method, lengths: Int[Tensor, "*B"], max_tokens: int
+) -> Float[Tensor, "*B"]:
+    """w(T): what a method's loss multiplies the log-probability of a completion's tokens by.
+
+    Args:
+        method: one of `METHODS`.
+        lengths: T, tokens of each completion with its stop token.
+        max_tokens: L, the most that a completion may have.
+
+    Returns:
+        1/T for grpo and ppo (Eq. 1), 1/L for dr_grpo, 1 for the others, float64.
+
+    Raises:
+        UserError: an unknown method.
+
+    Example:
+        >>> token_weight("grpo", torch.tensor([1, 4]), 8)
+        tensor([1.0000, 0.2500], dtype=torch.float64)
+    """
+    check_method(method)
+    one = torch.ones_like(lengths, dtype=torch.float64)
+    if method in PER_LENGTH:
+        return one / lengths
+    return one / max_tokens if method == "dr_grpo" else one
 
 
 def check_method(method: str) -> None:

@@ -23,7 +23,9 @@ from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at
 from valuegrad.credit.squared_norm import inner_product
 from valuegrad.errors import UserError, check_positive
-from valuegrad.impact.sampled import LEAST, binary_rewards, sampled_headrooms
+from valuegrad.impact.outcomes import two_values
+from valuegrad.impact.rollout_signals import LEAST
+from valuegrad.impact.sampled import sampled_headrooms
 from valuegrad.impact.settings import ALPHA
 from valuegrad.model.policy import Policy, Site
 from valuegrad.model.sites import check_site
@@ -155,7 +157,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
     def _measure(self, batch: dict[str, Any], since: int | None) -> dict[str, float]:
         groups = _Groups(self._trainer, batch)
         whole, alpha = groups.whole, self.alpha
-        headrooms = sampled_headrooms(whole, alpha, binary_rewards(whole)) if len(whole) else whole
+        headrooms = sampled_headrooms(whole, alpha, two_values(whole)) if len(whole) else whole
         found = {
             "headroom": float(headrooms.mean()),
             "zero_spread_groups": float((whole.amax(1) == whole.amin(1)).sum()),

@@ -11,7 +11,7 @@ from valuegrad.credit.score_geometry import (
     mean_costate_error,
     site_geometry,
 )
-from valuegrad.methods import population_advantages
+from valuegrad.group_advantages import group_advantages
 
 PROMPT = [5, 9, 33, 7]
 
@@ -27,7 +27,9 @@ def known(policy):
     def build(architecture):
         chosen = policy(architecture)
         p = oracles.distribution(chosen.model, PROMPT)
-        rewards = torch.randn(len(p), generator=torch.Generator().manual_seed(3)).double()
+        # Few enough different rewards for every value of an advantage to be kept apart.
+        rewards = torch.randn(20, generator=torch.Generator().manual_seed(3)).double()
+        rewards = rewards[torch.arange(len(p)) % 20]
         scores = oracles.scores(chosen.model, PROMPT, (0, "final"))
         return chosen, p, rewards, scores, (p @ chosen.head)[None]
 
@@ -39,13 +41,18 @@ def check(found, scores, p, rewards):
     same(found.squared_norm[0], scores.square().sum(1))
     same(found.projection[0], scores @ gradient)
     same(found.value_gradient[0], gradient)
+    values, kinds = torch.unique(rewards, return_inverse=True)
+    mass = torch.zeros_like(values).scatter_add_(0, kinds, p)
     for method in oracles.METHODS:
-        mean, deviation = oracles.mean_and_deviation(p, rewards)
-        moments = torch.tensor([[mean], [deviation**2]], dtype=torch.float64)
-        population = population_advantages(*moments, method)
-        (advantages,) = oracles.population_advantages(method, [p], [rewards])
-        distance = (advantages[:, None] * scores - gradient).norm(dim=1)
-        same(mean_costate_error(p[None], rewards[None], found, population)[0], p @ distance)
+        (given,) = oracles.finite_advantages(method, [p], [rewards], 2)
+        distance = sum(
+            float(p[a]) * chance * float((advantage * scores[a] - gradient).norm())
+            for a, reward in enumerate(rewards.tolist())
+            for chance, advantage in given[reward]
+        )
+        group = group_advantages(values, mass[None], method, 2, 1)
+        error = mean_costate_error(p[None], kinds[None], found, group)
+        assert float(error) == pytest.approx(distance, rel=1e-9)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

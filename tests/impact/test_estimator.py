@@ -10,11 +10,13 @@ from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.impact.estimator import estimator, update_rows
 from valuegrad.impact.probe import move
 from valuegrad.impact.settings import Sampling
+from valuegrad.impact.update import clipped
 from valuegrad.prompts import TaskPrompts
 from valuegrad.rewards.function import FunctionReward
 from valuegrad.sampler import rollouts
 
-BUDGET = Budget(learning_rate=1e-3)
+BUDGET = Budget(learning_rate=1e-3, group_size=8, prompts_per_update=4, max_gradient_norm=0.05)
+SIZES = {"group_size": 8, "prompts_per_update": 4}
 WAYS = {
     "vocabulary": ("qwen3", 0.4, 1, None, "auto"),
     "teacher-forced": ("llama", 0.6, 3, "\n", "auto"),
@@ -91,12 +93,18 @@ def test_each_way_is_its_module():
     for way, module in (("vocabulary", vocabulary), ("teacher-forced", teacher_forced)):
         found, prompts, policy = made(way, slice(0, 8), slice(10, 24))
         assert (found.probe_prompts, found.probe_steps) == (4, 2)
-        expected = module.measure(policy, prompts.evaluation)
+        expected = module.measure(policy, prompts.evaluation, **SIZES)
         assert found.measure().impacts["grpo"].means == expected["grpo"].means
         chosen = prompts.train.some(update_rows(8, 14, 4))
         for step in (0, 1):
             first = found.update(step).gradients
-            for a, b in zip(first, module.update(policy, chosen, "grpo").gradients, strict=True):
+            options = {**SIZES}
+            if module is teacher_forced:
+                options["drawn"] = rollouts(policy, chosen, 64, seed=1)
+            formed = module.update(policy, chosen, "grpo", **options)
+            # Longer than RL's limit, and scaled down to it.
+            assert formed.gradient_norm > 0.05
+            for a, b in zip(first, clipped(formed, 0.05).gradients, strict=True):
                 assert torch.equal(a, b)
 
 
@@ -112,7 +120,8 @@ def test_rollouts_of_every_use_have_a_seed_of_their_own():
     learnt = rollouts(policy, chosen, 16, seed=13)
     for step, update in ((0, sampled.update), (1, sampled.reweighted_update)):
         first = found.update(step).gradients
-        for a, b in zip(first, update(policy, learnt, "grpo").gradients, strict=True):
+        formed = clipped(update(policy, learnt, "grpo", 8, 4, 3), 0.05)
+        for a, b in zip(first, formed.gradients, strict=True):
             assert torch.equal(a, b)
     # Deeper states change what rests on gradients, and nothing of the rewards.
     plain, _, _ = made("sampled", slice(0, 8), slice(10, 24), rollouts=16, rollout_seed=3)

@@ -7,6 +7,7 @@ import torch
 from tests import letters, oracles
 from tests.conftest import ARCHITECTURES
 
+from valuegrad.budget import Budget
 from valuegrad.errors import UserError
 from valuegrad.impact import vocabulary
 from valuegrad.impact.estimator import Estimator, Measured
@@ -17,6 +18,15 @@ from valuegrad.model import batches as batches_module
 from valuegrad.rewards.function import FunctionReward
 
 DISTANCES = (1e-3, 3e-2)
+# Group size and prompts of an update, small enough to enumerate all that the others earn.
+SIZES = {"exact": (4, 2), "graded": (3, 1)}
+
+
+def budget(reward, method="grpo"):
+    group, prompts = SIZES[reward]
+    return Budget(
+        method=method, group_size=group, prompts_per_update=prompts, max_gradient_norm=1e9
+    )
 
 
 @pytest.fixture
@@ -49,10 +59,13 @@ def assert_equals_oracle(policy, task, enumeration, training):
             method=method,
             distances=DISTANCES,
             sampling=Sampling(probe_prompts=len(chosen.train)),
+            budget=budget(reward, method),
         )
         before = [float(p @ r) for p, r in zip(ps, rs, strict=True)]
         outcomes = [
-            oracles.probe(policy(architecture).model, learnt, (ids, rs), method, distance)
+            oracles.probe(
+                policy(architecture).model, learnt, (ids, rs), method, distance, *SIZES[reward]
+            )
             for distance in DISTANCES
         ]
         assert_same(found, before, outcomes, rtol)
@@ -91,7 +104,7 @@ def test_the_change_is_the_slope_of_the_reward_for_short_moves(policy, task, enu
     """To first order ΔR = distance · ⟨∇R, direction⟩, and twice as far brings twice as much."""
     ids, _, rs, _ = enumeration("llama")
     model = policy("llama").model
-    update = oracles.conditional_gradient(model, *training("llama"), "grpo")
+    update = oracles.conditional_gradient(model, *training("llama"), "grpo", *SIZES["exact"])
     slope = sum(
         float((g * u / (u.abs() + 1e-8)).sum())
         for g, u in zip(
@@ -100,7 +113,13 @@ def test_the_change_is_the_slope_of_the_reward_for_short_moves(policy, task, enu
     )
     count = len(task("llama").train)
     sampling = Sampling(probe_prompts=count)
-    found = probe(policy("llama"), task("llama"), distances=[1e-8, 2e-8], sampling=sampling)
+    found = probe(
+        policy("llama"),
+        task("llama"),
+        distances=[1e-8, 2e-8],
+        sampling=sampling,
+        budget=budget("exact"),
+    )
     near, far = found.change.mean(1).tolist()
     assert near == pytest.approx(1e-8 * slope, rel=1e-4)
     assert far == pytest.approx(2e-8 * slope, rel=1e-4)
@@ -212,21 +231,21 @@ def test_every_kind_of_task_has_a_probe():
     exact = letters.task(letters.answers("llama", scale=0.35))
     length = FunctionReward("tests:f", lambda completions, **_: [len(c) / 3 for c in completions])
     graded = dataclasses.replace(exact, reward=length)
-    plain = Sampling(rollouts=8)
+    plain, small = Sampling(rollouts=8), {"budget": Budget(group_size=4)}
     for task in (exact, graded):
-        found = probe(policy, task, distances=[1e-3, 1e-2], sampling=plain)
+        found = probe(policy, task, distances=[1e-3, 1e-2], sampling=plain, **small)
         assert found.reward_after.shape == (2, 3)
         assert (found.change != 0).any()
-        alone = probe(policy, task, distances=[1e-2], sampling=plain)
+        alone = probe(policy, task, distances=[1e-2], sampling=plain, **small)
         assert torch.equal(alone.change[0], found.change[1])
         four = dataclasses.replace(plain, probe_steps=4)
         assert torch.equal(
-            probe(policy, task, distances=[1e-2], sampling=four).change[0], alone.change[0]
+            probe(policy, task, distances=[1e-2], sampling=four, **small).change[0], alone.change[0]
         )
         one = dataclasses.replace(plain, probe_steps=1)
-        straight = probe(policy, task, distances=[1e-2], sampling=one)
+        straight = probe(policy, task, distances=[1e-2], sampling=one, **small)
         assert not torch.equal(straight.change[0], alone.change[0])
-    eight = probe(policy, graded, distances=[1e-2], sampling=plain).reward_before
+    eight = probe(policy, graded, distances=[1e-2], sampling=plain, **small).reward_before
     # Means of 8 rewards of a third each.
     torch.testing.assert_close(24 * eight, (24 * eight).round(), rtol=0, atol=1e-9)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests import letters
 
+from valuegrad.group_advantages import group_advantages
 from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.impact.readiness import OUT_OF_REACH, READY, SOLVED, readiness
-from valuegrad.methods import XI
 from valuegrad.sampler import rollouts
 
 
@@ -28,8 +28,9 @@ def test_readiness_is_of_every_token(way):
     """Signal × headroom: Eq. 24 for one token, reward times advantage for more of them."""
     impact = measured(way)
     ready = readiness(impact, one_token=way == "vocabulary")
-    deviation = impact.rows.reward_variance.sqrt()
-    longer = deviation**2 / (deviation + XI)
+    p = impact.rows.reward
+    slope = group_advantages(torch.tensor([0.0, 1.0]), torch.stack((1 - p, p), 1)).slope
+    longer = slope * impact.rows.reward_variance
     expected = impact.rows.alignment if way == "vocabulary" else longer
     tolerance = 0.2 if way == "sampled" else 1e-9
     torch.testing.assert_close(ready.signal, expected, rtol=tolerance, atol=0.02 * tolerance)
@@ -53,4 +54,9 @@ def test_verdicts():
     blank = impact.rows.map(lambda x: torch.ones(len(columns), dtype=x.dtype))
     rows = dataclasses.replace(blank, zero_spread=columns[:, 0], reward=columns[:, 1])
     found = readiness(dataclasses.replace(impact, rows=rows), one_token=True)
+    assert found.verdict.tolist() == list(verdicts.values())
+    # Half of the way from −1 to 1.
+    signs = dataclasses.replace(impact, middle=0.0)
+    rows = dataclasses.replace(blank, zero_spread=columns[:, 0], reward=2 * columns[:, 1] - 1)
+    found = readiness(dataclasses.replace(signs, rows=rows), one_token=True)
     assert found.verdict.tolist() == list(verdicts.values())

@@ -41,7 +41,7 @@ def test_the_score_puts_measurements_and_probe_together(policy, task, method):
     assert found.standard_errors.items() >= vars(impact.standard_errors).items()
     # The mean budget is 6 updates, and learning rates add up to half of them on the way there.
     assert probe_updates(budget) == 3.0
-    probed = probe(policy("gpt2"), task("gpt2"), method=method, distances=[3e-3])
+    probed = probe(policy("gpt2"), task("gpt2"), distances=[3e-3], budget=budget)
     change = probed.change[0]
     assert found.probe_step == pytest.approx(float(change.mean()), rel=1e-12)
     assert found.gradient_norm == pytest.approx(probed.gradient_norm, rel=1e-12)
@@ -88,10 +88,10 @@ def test_the_probe_of_longer_answers_is_the_probe_step(without_hash, kind, metho
             "tests:f", lambda completions, **_: [len(c) / 3 for c in completions]
         )
         task = dataclasses.replace(task, reward=length)
-    budget = Budget(method=method, learning_rate=1e-3, updates=(4, 8))
-    for sampling in (Sampling(), Sampling(rollouts=16, probe_steps=2, probe_prompts=3)):
+    budget = Budget(method=method, learning_rate=1e-3, updates=(4, 8), group_size=9)
+    for sampling in (Sampling(), Sampling(rollouts=18, probe_steps=2, probe_prompts=3)):
         found = score(policy, task, budget=budget, sampling=sampling)
-        probed = probe(policy, task, method=method, distances=[3e-3], sampling=sampling)
+        probed = probe(policy, task, distances=[3e-3], sampling=sampling, budget=budget)
         np.testing.assert_allclose(found.rows["probe_step"], probed.change[0], rtol=1e-12)
         assert found.probe_step == pytest.approx(float(probed.change[0].mean()), rel=1e-12)
         assert found.gradient_norm == pytest.approx(probed.gradient_norm, rel=1e-12)
@@ -107,8 +107,8 @@ def test_a_score_of_longer_answers_holds_their_measurements(without_hash):
     expected = teacher_forced.measure(policy, prompts, alpha=2.0)["grpo"]
     assert {k: getattr(found, k) for k in vars(expected.means)} == vars(expected.means)
     assert (found.estimator, found.rollouts, found.probe_prompts) == ("teacher-forced", None, 2)
-    drawn = score(policy, task, sampling=Sampling("sampled", rollouts=16))
-    assert (drawn.estimator, drawn.closed_form, drawn.rollouts) == ("sampled", False, 16)
+    drawn = score(policy, task, sampling=Sampling("sampled", rollouts=18))
+    assert (drawn.estimator, drawn.closed_form, drawn.rollouts) == ("sampled", False, 18)
     assert 0 < drawn.truncated < 1
     assert 0 < drawn.empty < 1
     assert 0 <= drawn.logp_difference < 1e-4

@@ -8,16 +8,30 @@ import torch
 from tests import oracles
 
 from valuegrad.errors import UserError
-from valuegrad.impact.signal import RewardMoments, Signals, check_settings, signals, summarise
+from valuegrad.impact.signal import (
+    RewardMoments,
+    Signals,
+    check_settings,
+    parallel,
+    signals,
+    summarise,
+)
 
+LIMITS = ("", "_population")
 PRODUCTS = {
-    "p_gap": lambda m: (m["sigma"] - m["lambda_sample"]) * m["headroom"],
-    "p_gap_conditional": lambda m: (m["sigma"] - m["lambda_conditional"]) * m["headroom"],
-    "p_alignment": lambda m: m["alignment"] * m["headroom"],
+    name + of: formula
+    for of in LIMITS
+    for name, formula in {
+        "p_gap": lambda m, of=of: (m["sigma"] - m["lambda_sample" + of]) * m["headroom"],
+        "p_gap_conditional": lambda m, of=of: (
+            (m["sigma"] - m["lambda_conditional" + of]) * m["headroom"]
+        ),
+        "p_alignment": lambda m, of=of: m["alignment" + of] * m["headroom"],
+    }.items()
 }
 PLAIN = (
-    *("sigma", "lambda_conditional", "lambda_sample", "alignment", "headroom", "entropy"),
-    *("reward_variance", "pass_at_k"),
+    *("sigma", "headroom", "entropy", "reward_variance", "pass_at_k"),
+    *(x + of for x in ("lambda_conditional", "lambda_sample", "alignment") for of in LIMITS),
 )
 
 
@@ -80,6 +94,22 @@ def test_the_pooled_headroom_keeps_its_digits(spread):
     assert found.means.headroom_pooled == pytest.approx(exact, rel=1e-7)
 
 
+def test_the_error_of_the_pooled_headroom_at_large_tilts():
+    """At α = 100 the largest prompt holds all of the sum; without it the others count."""
+    alpha, rows = 100.0, drawn(5)
+    p = torch.tensor([1e-9, 1e-3, 0.2, 0.5, 0.9], dtype=torch.float64)
+    log_tilt = torch.log1p(p * math.expm1(alpha))
+    rows = dataclasses.replace(rows, reward=p, log_tilt=log_tilt)
+    found = summarise("grpo", 0, alpha, 16, rows)
+
+    def pooled(kept):
+        tilt = sum(math.exp(log_tilt[i].item()) for i in kept) / len(kept)
+        return math.log(tilt) / alpha - sum(p[i].item() for i in kept) / len(kept)
+
+    error = oracles.jackknife(pooled, 5)
+    assert found.standard_errors.headroom_pooled == pytest.approx(error, rel=1e-9)
+
+
 def test_one_prompt_has_no_standard_error():
     found = summarise("ppo", "final", 5.0, 16, drawn(1))
     assert all(map(math.isfinite, vars(found.means).values()))
@@ -89,7 +119,7 @@ def test_one_prompt_has_no_standard_error():
 def test_errors_of_nothing_are_undefined_where_they_rest_on_draws():
     rows = dataclasses.replace(drawn(), sigma=torch.ones(6).double())
     exact = summarise("grpo", 0, 5.0, 16, rows).standard_errors
-    found = summarise("grpo", 0, 5.0, 16, rows, rows).standard_errors
+    found = summarise("grpo", 0, 5.0, 16, rows, sampled=True).standard_errors
     assert exact.sigma == 0
     assert {name for name, error in vars(found).items() if math.isnan(error)} == {"sigma"}
     assert found.headroom == exact.headroom
@@ -101,12 +131,17 @@ def test_signals_of_a_slope(slope):
     moments = {f.name: torch.rand(1).double() for f in dataclasses.fields(RewardMoments)}
     G = torch.tensor([3.0, 4.0], dtype=torch.float64)
     given = torch.tensor([slope], dtype=torch.float64)
-    found = signals(RewardMoments(**moments), given, (G @ G)[None], torch.tensor([0.2]).double())
+    squared, error = (G @ G)[None], torch.tensor([0.2]).double()
+    both = parallel(given, squared, error), parallel(given + 1, squared, 2 * error)
+    found = signals(RewardMoments(**moments), given, squared, *both)
     costate = slope * G
     assert found.sigma.item() == 25
     assert found.alignment.item() == pytest.approx(float(costate @ G))
     assert found.lambda_conditional.item() == pytest.approx(float((costate - G).norm() * G.norm()))
     assert found.lambda_sample.item() == pytest.approx(5 * 0.2)
+    assert found.alignment_population.item() == pytest.approx(25 * (slope + 1))
+    assert found.lambda_conditional_population.item() == pytest.approx(25 * slope)
+    assert found.lambda_sample_population.item() == pytest.approx(5 * 0.4)
     assert {name: getattr(found, name) for name in moments} == moments
 
 

@@ -1,49 +1,198 @@
-"""Gradients summed over batches with slopes of their own, and ppo's common slope at the end."""
+"""The update of every method against the gradients of all groups that RL can draw."""
+
+import dataclasses
+import functools
+import itertools
+import math
 
 import pytest
 import torch
-from tests import oracles
+from tests import letters, oracles
+from tests.oracles import completions as oracle
 
-from valuegrad.impact.update import add_gradients, expected_update, length, moving_parameters
+from valuegrad.errors import UserError
+from valuegrad.impact import sampled_update, teacher_forced
+from valuegrad.impact.sampled_update import length_scores, mean_advantages, update
+from valuegrad.impact.update import Update, add_gradients, clipped, length, moving_parameters
+from valuegrad.rewards.function import FunctionReward
+from valuegrad.sampler import Rollouts, rollouts
+
+SIZE, DRAWS = 4, 60
+EVERY = tuple(oracle.every_completion(len(letters.TOKENS), letters.STOPS, letters.MAX_TOKENS))
+
+
+def flat(gradients):
+    return torch.cat([g.double().flatten() for g in gradients])
+
+
+def cosine(one, other):
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+@functools.cache
+def case(graded=False):
+    """A policy whose answers differ in length, and π and ∇ log π of every completion."""
+    policy = letters.policy("gpt2", scale=0.35)
+    texts = letters.answers("gpt2", ranks=((1, 0), (2, 0), (2, 1)), scale=0.35)
+    reward = FunctionReward("tests:marks", marks) if graded else None
+    prompts = letters.asked(policy, letters.task(texts, reward=reward)).some([0, 1])
+    known = [
+        oracle.completion_gradients(policy.model, list(tokens), EVERY) for tokens in prompts.tokens
+    ]
+    return policy, prompts, known
+
+
+def marks(prompts, completions, **columns):
+    """More than two rewards, which grow with the length."""
+    return [len(text) / 2 + ("a" in text) / 4 for text in completions]
+
+
+def rewards_of(policy, prompts):
+    whole = [list(EVERY)] * len(prompts)
+    return list(prompts.rewards_of(policy, range(len(prompts)), whole).double())
+
+
+def expected(method, graded=False, size=SIZE):
+    policy, prompts, known = case(graded)
+    rs = rewards_of(policy, prompts)
+    return oracle.expected_gradient(known, EVERY, rs, method, letters.MAX_TOKENS, size)
 
 
 @pytest.mark.parametrize("method", oracles.METHODS)
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_batches_add_up_to_the_gradient_of_the_objective(method, size):
-    """mean_q slope_q V_q of five prompts with two rewards each, V linear in the parameters."""
-    generator = torch.Generator().manual_seed(1)
-    parameters = [
-        torch.rand(n, generator=generator, dtype=torch.float64).requires_grad_() for n in (3, 4)
-    ]
-    rows = torch.rand(5, 7, generator=generator, dtype=torch.float64) / 7
+def test_the_oracle_is_the_mean_gradient_of_the_loss_of_every_group(method):
+    """106 completions, 11,236 groups of 2 a prompt: by loops over groups, and by Ā(r)."""
+    policy, prompts, known = case()
+    rs = rewards_of(policy, prompts)
+    looped = oracle.expected_batch_gradient(known, EVERY, rs, method, letters.MAX_TOKENS, 2)
+    short = expected(method, size=2)
+    assert (looped - short).norm() < 1e-12 * looped.norm()
 
-    def values(part):
-        return rows[part] @ torch.cat(parameters)
 
-    every = values(slice(None)).detach()
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_the_teacher_forced_update_is_the_mean_gradient_of_all_groups(method, monkeypatch):
+    """Answers of 2 and 3 tokens among completions of 1 to 3: cosine 1, and the same length.
 
-    def passes():
-        for start in range(0, 5, size):
-            output = values(slice(start, start + size))
-            v = output.detach()
-            yield v, v * (1 - v), output, torch.ones_like(v)
+    In the place of rollouts stands every completion, with its weight in ∇E[1/T].
+    """
+    policy, prompts, known = case()
+    whole = Rollouts(
+        prompts.tokens,
+        (EVERY,) * 2,
+        (("",) * len(EVERY),) * 2,
+        *(torch.zeros(2, len(EVERY)).double() for _ in range(2)),
+        *(torch.zeros(2, len(EVERY)).bool() for _ in range(2)),
+    )
+    weights = torch.stack([p / torch.tensor([len(c) for c in EVERY]) for p, _ in known])
+    monkeypatch.setattr(teacher_forced, "length_scores", lambda drawn: weights)
+    found = teacher_forced.update(policy, prompts, method, SIZE, 1, whole)
+    truth = expected(method)
+    assert cosine(flat(found.gradients), truth) > 1 - 1e-9
+    assert (flat(found.gradients) - truth).norm() < 1e-9 * truth.norm()
+    assert found.gradient_norm == pytest.approx(float(truth.norm()), rel=1e-9)
 
-    found = expected_update(parameters, method, 5, passes())
-    ps = torch.stack([every, 1 - every], 1)
-    outcomes = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    held = []
-    for p, A in zip(
-        ps, oracles.population_advantages(method, list(ps), [outcomes] * 5), strict=True
-    ):
-        # The slope of the advantage in the reward.
-        held.append((A[0] - A[1]).item() if p[0] < 1 else 0.0)
-    objective = (torch.tensor(held, dtype=torch.float64) * values(slice(None))).mean()
-    expected = torch.autograd.grad(objective, parameters)
-    for mine, other in zip(found.gradients, expected, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-12, atol=0)
-    norm = torch.cat(expected).norm().item()
-    assert found.gradient_norm == length(found.gradients) == pytest.approx(norm, rel=1e-12)
-    assert found.parameters is parameters
+
+def test_without_the_wrong_answers_lengths_grpo_is_another_direction():
+    """What the update was before: ψ ∇V alone, and the paper's Eq. 1 divides by the length."""
+    policy, prompts, known = case()
+    rs = rewards_of(policy, prompts)
+    without = oracle.expected_gradient(known, EVERY, rs, "rloo", letters.MAX_TOKENS, SIZE)
+    assert cosine(without, expected("grpo")) < 0.95
+    with pytest.raises(UserError, match=r"drawn: got None; wanted rollouts, for how often"):
+        teacher_forced.update(policy, prompts, "grpo", SIZE, 1)
+    # The others need none: their expected update is ∇V times a number a prompt.
+    for method in ("dr_grpo", "rloo", "reinforce"):
+        teacher_forced.update(policy, prompts, method, SIZE, 1)
+
+
+def test_length_scores_are_unbiased_for_the_gradient_of_the_mean_inverse_length():
+    """Over all pairs of completions: E[Σ_i w_i ∇ log π(o_i)] = ∇E[1/T], exactly."""
+    _, _, known = case()
+    p, gradients = known[0]
+    inverse = torch.tensor([1 / len(c) for c in EVERY], dtype=torch.float64)
+    total = torch.zeros_like(gradients[0])
+    for i, one in enumerate(EVERY):
+        blank = dataclasses.replace(
+            rollouts(case()[0], case()[1], 2, seed=0),
+            completions=tuple((one, other) for other in EVERY),
+        )
+        weights = length_scores(blank)
+        total += p[i] * ((p * weights[:, 0]).sum() * gradients[i] + (p * weights[:, 1]) @ gradients)
+    assert (total - (p * inverse) @ gradients).norm() < 1e-12 * total.norm()
+
+
+def z_scores(values, truth):
+    values = torch.stack(values)
+    return (values.mean(0) - truth) / (values.std(0) / math.sqrt(len(values)))
+
+
+@pytest.mark.parametrize("graded", [False, True], ids=["indicator", "graded"])
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_the_mean_of_sampled_updates_is_the_mean_gradient_of_all_groups(method, graded):
+    """Along the truth and five other directions; half of the truth is told apart."""
+    policy, prompts, _ = case(graded)
+    truth = expected(method, graded)
+    generator = torch.Generator().manual_seed(4)
+    rays = torch.randn(5, len(truth), generator=generator, dtype=torch.float64)
+    rays = torch.cat((rays / rays.norm(dim=1, keepdim=True), (truth / truth.norm())[None]))
+    found, squares = [], []
+    for seed in range(DRAWS):
+        drawn = rollouts(policy, prompts, 4 * SIZE, seed=seed)
+        formed = update(policy, drawn, method, SIZE, 1, letters.MAX_TOKENS)
+        found.append(rays @ flat(formed.gradients))
+        squares.append(formed.gradient_norm)
+    z = z_scores(found, rays @ truth)
+    assert z.abs().max() < 4
+    assert z_scores(found, rays @ truth / 2)[-1] > 4
+    assert sum(map(math.isfinite, squares)) > DRAWS / 2
+
+
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_mean_advantages_are_those_over_all_groups_of_the_rollouts(method, monkeypatch):
+    """Of 6 rollouts all subsets of 3, exactly where groups are counted, else within their noise."""
+    monkeypatch.setattr(sampled_update, "SPLITS", 8192)
+    for rewards, exact in (([1.0, 0, 0, 1, 0, 0], True), ([0.1, 0.5, 0, 0.9, 0.5, 2.0], False)):
+        if method == "ppo":
+            continue
+        total, count = torch.zeros(6, dtype=torch.float64), 0
+        for group in itertools.combinations(range(6), 3):
+            (found,) = oracles.group_advantages(method, [[rewards[i] for i in group]])
+            count += 1
+            for i, advantage in zip(group, found, strict=True):
+                total[i] += advantage
+        # Each rollout is in half of the groups, and weighs as much in the mean over all.
+        wanted = total / count * 6 / 3
+        mine = mean_advantages(torch.tensor([rewards], dtype=torch.float64), method, 3)[0]
+        if exact or method != "grpo":
+            torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
+        else:
+            assert (mine - wanted).abs().max() < 0.03
+
+
+def test_batches_of_ppo_are_drawn_evenly(monkeypatch):
+    """A prompt's advantages in batches of two, against all pairs of prompts and groups of all."""
+    r = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]).double()
+    total = torch.zeros_like(r)
+    for one in range(3):
+        for other in range(3):
+            batch = [r[one].tolist(), r[other].tolist()]
+            found = torch.tensor(oracles.group_advantages("ppo", batch)).double()
+            total[one] += found[0] / 6
+            total[other] += found[1] / 6
+    monkeypatch.setattr(sampled_update, "SPLITS", 4096)
+    mine = mean_advantages(r, "ppo", 4, 2)
+    assert (mine - total).abs().max() < 0.05
+    assert abs(float((mine * r).mean() - (total * r).mean())) < 0.01
+
+
+def test_clipping_scales_an_update_as_rl_scales_its_gradient():
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    formed = Update([], [g.clone() for g in gradients], 5.0)
+    same = clipped(formed, 5.0)
+    assert all(torch.equal(a, b) for a, b in zip(same.gradients, gradients, strict=True))
+    short = clipped(formed, 1.0)
+    assert length(short.gradients) == pytest.approx(1.0)
+    assert short.gradients[1].item() == pytest.approx(0.8)
+    assert short.gradient_norm == 5.0
 
 
 def test_parameters_that_an_output_does_not_read_keep_their_total():

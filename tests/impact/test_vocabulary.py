@@ -14,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from valuegrad.credit.value_gradient import value_gradient
 from valuegrad.errors import UserError
+from valuegrad.group_advantages import group_advantages
 from valuegrad.impact import vocabulary as module
 from valuegrad.impact.vocabulary import measure, rewards
 from valuegrad.model import batches as batches_module
@@ -25,16 +26,29 @@ from valuegrad.rewards.named import reward_named
 from valuegrad.tasks.task import Task
 
 RTOL = {"float64": 1e-8, "float32": 1e-4}
-DIFFERENCES = {"p_gap": "lambda_sample", "p_gap_conditional": "lambda_conditional"}
+DIFFERENCES = {
+    "p_gap" + kind + limit: "lambda_" + (kind[1:] or "sample") + limit
+    for kind in ("", "_conditional")
+    for limit in ("", "_population")
+}
+# Group size and prompts of an update, small enough to enumerate all that the others earn.
+SIZES = {"exact": (4, 2), "graded": (2, 1)}
+
+
+def sizes(reward):
+    return dict(zip(("group_size", "prompts_per_update"), SIZES[reward], strict=True))
 
 
 def approx(value):
-    return pytest.approx(value, rel=RTOL["float64"], abs=1e-12)
+    return pytest.approx(value, rel=RTOL["float64"], abs=1e-12, nan_ok=True)
 
 
 def assert_measured(found, expected, dtype):
     """Equal to a relative 1e-8 or 1e-4; in float32 a difference, to 1e-4 of what it is taken of."""
     for name, value in expected.items():
+        if math.isnan(value):
+            assert math.isnan(found[name]), name
+            continue
         size = abs(value)
         if dtype == "float32" and name in DIFFERENCES:
             size = (expected["sigma"] + expected[DIFFERENCES[name]]) * expected["headroom"]
@@ -65,10 +79,11 @@ def test_every_measurement_of_every_method(
     policy, task, enumeration, architecture, site, reward, dtype
 ):
     _, ps, rs, scores = enumeration(architecture, reward)
-    found = measure(policy(architecture, dtype), task(architecture, reward), site=site)
+    chosen = task(architecture, reward)
+    found = measure(policy(architecture, dtype), chosen, site=site, **sizes(reward))
     assert tuple(found) == oracles.METHODS
     for method, impact in found.items():
-        expected = oracles.measurements(ps, rs, scores[site], method)
+        expected = oracles.measurements(ps, rs, scores[site], method, **sizes(reward))
         assert_measured(vars(impact.means), expected, dtype)
 
 
@@ -78,8 +93,9 @@ def test_every_measurement_of_every_method(
 def test_other_architectures(policy, task, enumeration, architecture, site, dtype):
     _, ps, rs, scores = enumeration(architecture, "graded")
     chosen = task(architecture, "graded")
-    (impact,) = measure(policy(architecture, dtype), chosen, methods=["grpo"], site=site).values()
-    expected = oracles.measurements(ps, rs, scores[site], "grpo")
+    options = {"methods": ["grpo"], "site": site, **sizes("graded")}
+    (impact,) = measure(policy(architecture, dtype), chosen, **options).values()
+    expected = oracles.measurements(ps, rs, scores[site], "grpo", **sizes("graded"))
     assert_measured(vars(impact.means), expected, dtype)
 
 
@@ -87,13 +103,16 @@ def test_other_architectures(policy, task, enumeration, architecture, site, dtyp
 @pytest.mark.parametrize("reward", ["exact", "graded"])
 def test_standard_errors_are_the_jackknife_over_prompts(policy, task, enumeration, method, reward):
     _, ps, rs, scores = enumeration("olmo2", reward)
-    found = measure(policy("olmo2"), task("olmo2", reward), methods=[method])[method]
+    chosen = task("olmo2", reward)
+    found = measure(policy("olmo2"), chosen, methods=[method], **sizes(reward))[method]
     left_out = {}
 
     def without(kept, name):
         if tuple(kept) not in left_out:
             some = [[column[i] for i in kept] for column in (ps, rs, scores["final"])]
-            left_out[tuple(kept)] = oracles.measurements(*some, method, prompts=len(ps))
+            left_out[tuple(kept)] = oracles.measurements(
+                *some, method, prompts=len(ps), **sizes(reward)
+            )
         return left_out[tuple(kept)][name]
 
     expected = {
@@ -103,14 +122,33 @@ def test_standard_errors_are_the_jackknife_over_prompts(policy, task, enumeratio
     assert vars(found.standard_errors) == approx(expected)
 
 
-def test_standard_errors_of_ppo_take_the_moments_of_the_batch_as_given(policy, task):
-    impact = measure(policy("olmo2"), task("olmo2", "graded"), methods=["ppo"])["ppo"]
-    for name in ("alignment", "lambda_conditional", "lambda_sample"):
-        values = getattr(impact.rows, name).tolist()
-        left_out = oracles.jackknife(
-            lambda kept, values=values: sum(values[i] for i in kept) / len(kept), len(values)
+LINEAR = ("alignment", "lambda_conditional", "p_alignment", "p_gap_conditional")
+
+
+@pytest.mark.parametrize("reward", ["exact", "graded"])
+def test_standard_errors_of_ppo_hold_the_pooled_deviation(policy, task, enumeration, reward):
+    """Exactly for what is linear in the slope, in the limit; by its derivative for Λ_sample."""
+    _, ps, rs, scores = enumeration("olmo2", reward)
+    chosen = task("olmo2", reward)
+    found = measure(policy("olmo2"), chosen, methods=["ppo"], group_size=2, prompts_per_update=1)
+    impact = found["ppo"]
+
+    def without(kept, name):
+        some = [[column[i] for i in kept] for column in (ps, rs, scores["final"])]
+        return oracles.measurements(*some, "ppo", group_size=2)[name]
+
+    for name in LINEAR:
+        error = oracles.jackknife(
+            lambda kept, name=name: without(kept, name + "_population"), len(ps)
         )
-        assert getattr(impact.standard_errors, name) == approx(left_out)
+        assert getattr(impact.standard_errors, name + "_population") == approx(error)
+        taken = impact.rows.alignment_population.tolist()
+    taken_as_given = oracles.jackknife(
+        lambda kept: sum(taken[i] for i in kept) / len(kept), len(ps)
+    )
+    assert impact.standard_errors.alignment_population != approx(taken_as_given)
+    error = oracles.jackknife(lambda kept: without(kept, "lambda_sample_population"), len(ps))
+    assert impact.standard_errors.lambda_sample_population == pytest.approx(error, rel=0.25)
 
 
 def test_alpha_and_group_size_reach_what_they_name(policy, task, enumeration):
@@ -119,6 +157,10 @@ def test_alpha_and_group_size_reach_what_they_name(policy, task, enumeration):
         policy("gpt2"), task("gpt2", "graded"), methods=["rloo"], alpha=1.5, group_size=3
     )["rloo"]
     expected = oracles.measurements(ps, rs, scores["final"], "rloo", alpha=1.5, group_size=3)
+    # 3 rewards of a group can be had in more ways than are kept apart.
+    for name in ("lambda_sample", "p_gap"):
+        assert getattr(found.means, name) == pytest.approx(expected[name], rel=0.02)
+        expected[name] = getattr(found.means, name)
     assert vars(found.means) == approx(expected)
 
 
@@ -128,8 +170,8 @@ def test_rows_average_to_the_means_and_follow_the_prompts(policy, task):
     shuffled = dataclasses.replace(
         task("olmo2", "graded"), evaluation=tuple(examples[i] for i in order)
     )
-    one = measure(policy("olmo2"), task("olmo2", "graded"))
-    other = measure(policy("olmo2"), shuffled)
+    one = measure(policy("olmo2"), task("olmo2", "graded"), group_size=3)
+    other = measure(policy("olmo2"), shuffled, group_size=3)
     for method in oracles.METHODS:
         means = vars(one[method].means)
         assert vars(other[method].means) == approx(means)
@@ -138,7 +180,7 @@ def test_rows_average_to_the_means_and_follow_the_prompts(policy, task):
             assert values.shape == (len(PROMPTS),)
             assert values.dtype == torch.float64
             moved = getattr(other[method].rows, name)
-            torch.testing.assert_close(moved, values[order], rtol=1e-10, atol=0)
+            torch.testing.assert_close(moved, values[order], rtol=1e-10, atol=0, equal_nan=True)
             if name in means:
                 assert float(values.mean()) == approx(means[name])
 
@@ -161,11 +203,11 @@ def test_batch_sizes_do_not_matter(policy, task, monkeypatch, site, place, const
         "logits",
         lambda policy, states: shapes.append(len(states)) or real(policy, states),
     )
-    whole = measure(policy("gpt2"), task("gpt2", "graded"), site=site)
+    whole = measure(policy("gpt2"), task("gpt2", "graded"), site=site, group_size=3)
     once = len(shapes)
     monkeypatch.setattr(place, *constant)
     shapes.clear()
-    pieces = measure(policy("gpt2"), task("gpt2", "graded"), site=site)
+    pieces = measure(policy("gpt2"), task("gpt2", "graded"), site=site, group_size=3)
     if constant[0] == "HEAD_ELEMENTS":
         assert 1 < 600 // policy("gpt2").head.shape[0] == max(shapes) < len(PROMPTS)
     if constant[0] == "KEPT_ELEMENTS" and site == "final":
@@ -215,37 +257,64 @@ def test_headroom_of_an_indicator_keeps_its_digits(policy, task, alpha):
 
 @pytest.mark.parametrize("architecture", ["olmo2", "gpt2", "gpt_neox", "llama", "qwen3"])
 @pytest.mark.parametrize("site", [0, "final"])
-def test_correction_e_the_score_of_the_paper_is_never_positive(policy, task, architecture, site):
+def test_correction_e_in_the_limit_the_papers_score_is_never_positive(
+    policy, task, architecture, site
+):
     impact = measure(policy(architecture), task(architecture), methods=["grpo"], site=site)["grpo"]
-    assert impact.means.p_gap < 0
-    assert impact.means.p_gap_conditional < 0
+    assert impact.means.p_gap_population < 0
+    assert impact.means.p_gap_conditional_population < 0
     deviation = impact.rows.reward_variance.sqrt()
     aligned = impact.rows.sigma / (deviation + oracles.XI)
-    assert impact.means.alignment == approx(float(aligned.mean()))
+    assert impact.means.alignment_population == approx(float(aligned.mean()))
     # The proof's formula, Σ − Λ = E‖G‖²(2 − 1/(σ + ξ)).
     signal = float((impact.rows.sigma * (2 - 1 / (deviation + oracles.XI))).mean())
-    assert impact.means.p_gap_conditional == approx(signal * impact.means.headroom)
+    expected = approx(signal * impact.means.headroom)
+    assert impact.means.p_gap_conditional_population == expected
 
 
-def test_correction_e_is_sharp_up_to_xi(policy, task):
-    """At p = 1/2 exactly, ξ leaves Σ − Λ = 4ξ/(1 + 2ξ) Σ and no more."""
-    base = policy("olmo2")
-    one = dataclasses.replace(task("olmo2"), evaluation=task("olmo2").evaluation[:1])
-    prompts = tokenise(base, one).evaluation
-    state = prompt_states(base, prompts.tokens)[0]
+@pytest.mark.parametrize("site", [0, "final"])
+def test_correction_e_in_small_groups_the_papers_score_is_positive(policy, task, site):
+    """S/Σ = 2 − ψ, which lies from 0.5 to 0.6 at G = 4 whatever p is."""
+    rows = measure(policy("gpt2"), task("gpt2"), methods=["grpo"], site=site, group_size=4)
+    impact = rows["grpo"]
+    share = 1 - impact.rows.lambda_conditional / impact.rows.sigma
+    assert ((share > 0.49) & (share < 0.61)).all()
+    assert impact.means.p_gap_conditional > 0 > impact.means.p_gap_conditional_population
+
+
+def half(policy, task):
+    """A policy that gives the answer of one prompt a probability of 1/2, and that prompt."""
+    one = dataclasses.replace(task, evaluation=task.evaluation[:1])
+    prompts = tokenise(policy, one).evaluation
+    state = prompt_states(policy, prompts.tokens)[0]
     ((answer,),) = prompts.answers
 
     def halve(weight):
         weight.zero_()
         weight[answer] = math.log(len(weight) - 1) * state / state.square().sum()
 
-    impact = measure(with_head(base, halve), one, methods=["grpo"])["grpo"]
+    return with_head(policy, halve), one
+
+
+def test_correction_e_is_sharp_up_to_xi(policy, task):
+    """At p = 1/2 exactly, ξ leaves Σ − Λ = 4ξ/(1 + 2ξ) Σ and no more, in the limit."""
+    impact = measure(*half(policy("olmo2"), task("olmo2")), methods=["grpo"])["grpo"]
     assert impact.means.reward_before == pytest.approx(0.5, rel=1e-12)
     excess = 4 * oracles.XI / (1 + 2 * oracles.XI)
     ceiling = excess * impact.means.sigma * impact.means.headroom
-    assert impact.means.p_gap_conditional == pytest.approx(ceiling, rel=1e-8)
-    assert impact.means.p_gap <= impact.means.p_gap_conditional * (1 + 1e-9)
+    means = impact.means
+    assert means.p_gap_conditional_population == pytest.approx(ceiling, rel=1e-8)
+    assert means.p_gap_population <= means.p_gap_conditional_population * (1 + 1e-9)
     assert all(math.isnan(error) for error in vars(impact.standard_errors).values())
+
+
+@pytest.mark.parametrize(("size", "share"), [(4, 0.35), (8, 0.22), (16, 0.12)])
+def test_even_the_sampled_score_is_positive_in_groups_at_one_half(size, share):
+    """Two tokens with p = 1/2: s₁ = −s₀ and G = s₁/2, so that S/Σ = 1 − 2 E|Â − 1/2|."""
+    both = torch.full((1, 2), 0.5, dtype=torch.float64)
+    group = group_advantages(torch.tensor([0.0, 1.0]), both, "grpo", size)
+    error = (group.weights[0, 1] * (group.nodes[0, 1] - 0.5).abs()).sum()
+    assert 1 - 2 * float(error) == pytest.approx(share, abs=0.005)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -304,8 +373,8 @@ def test_several_tokens_may_earn_one_from_a_named_reward(numbers, site):
     G = value_gradient(numbers, prompts, site)
     for row, (p, r, s) in enumerate(zip(ps, rs, scores, strict=True)):
         torch.testing.assert_close(G[row], (p * r) @ s, rtol=1e-9, atol=1e-14)
-    for method, impact in measure(numbers, chosen, site=site).items():
-        expected = oracles.measurements(ps, rs, scores, method)
+    for method, impact in measure(numbers, chosen, site=site, **sizes("exact")).items():
+        expected = oracles.measurements(ps, rs, scores, method, **sizes("exact"))
         assert vars(impact.means) == approx(expected)
         # The answer's token alone is another gradient.
         alone = [p[a] * s[a] for p, s, (a,) in zip(ps, scores, ((1,), (2,), (3,)), strict=True)]

@@ -6,6 +6,7 @@ prompt is a list of token ids; rewards are one number for each token of the voca
 
 import contextlib
 import copy
+import itertools
 import math
 
 import torch
@@ -179,26 +180,77 @@ def group_advantages(method, rewards):
     return advantages
 
 
+def reward_chances(p, r):
+    """The probability of each different reward."""
+    chances = {}
+    for w, x in zip(p.tolist(), r.tolist(), strict=True):
+        chances[x] = chances.get(x, 0.0) + w
+    return chances
+
+
+def finite_advantages(method, ps, rs, group_size, prompts_per_update=1):
+    """Of each prompt {own reward: [(probability, advantage), …]}, over all that the others earn.
+
+    The others are those of the group, and for ppo of the batch too: its other prompts are drawn
+    evenly and independently. By enumeration of their rewards one by one.
+    """
+    chances = [reward_chances(p, r) for p, r in zip(ps, rs, strict=True)]
+    known = []
+    for own in chances:
+        given = {value: [] for value in own}
+        rest = [[own] * (group_size - 1)]
+        if method == "ppo":
+            drawn = itertools.product(chances, repeat=prompts_per_update - 1)
+            rest = [rest[0] + [c for c in other for _ in range(group_size)] for other in drawn]
+        for others in rest:
+            for rewards in itertools.product(*[list(c) for c in others]):
+                chance = math.prod(c[x] for c, x in zip(others, rewards, strict=True)) / len(rest)
+                for value, found in given.items():
+                    batch = [value, *rewards]
+                    groups = [batch[i : i + group_size] for i in range(0, len(batch), group_size)]
+                    found.append((chance, group_advantages(method, groups)[0][0]))
+        known.append(given)
+    return known
+
+
 # --- the measurements of one checkpoint ----------------------------------------------------------
 
 
-def measurements(ps, rs, scores, method, alpha=5.0, group_size=16, prompts=None):
+def costates(p, r, s, G, given):
+    """⟨E[λ̂], G⟩, ‖E[λ̂] − G‖ and E‖λ̂ − G‖, λ̂ = Â s, from the advantages given the reward."""
+    expected, distance = torch.zeros_like(G), 0.0
+    for w, x, vector in zip(p.tolist(), r.tolist(), s, strict=True):
+        for chance, advantage in given[x]:
+            expected += w * chance * advantage * vector
+            distance += w * chance * float(torch.linalg.norm(advantage * vector - G))
+    return float(expected @ G), float(torch.linalg.norm(expected - G)), distance
+
+
+def measurements(
+    ps, rs, scores, method, alpha=5.0, group_size=4, prompts=None, prompts_per_update=1
+):
     """Every measurement, from distributions (V), rewards (V) and scores (V, d) of some prompts.
 
     `prompts` is the number of groups of which the zero-spread ones are counted: as many as there
-    are distributions, if it is not given. An action succeeds when it earns at least 1.
+    are distributions, if it is not given. An action succeeds when it earns 1, which says nothing
+    where there are more than two rewards and some are outside [0, 1].
     """
+    seen = sorted({x for r in rs for x in r.tolist()})
+    scaled = len(seen) <= 2 or (seen[0] >= 0 and seen[-1] <= 1)
     rows = []
-    for p, r, A, s in zip(ps, rs, population_advantages(method, ps, rs), scores, strict=True):
+    finite = finite_advantages(method, ps, rs, group_size, prompts_per_update)
+    limit = [
+        {x: [(1.0, a)] for x, a in zip(r.tolist(), A.tolist(), strict=True)}
+        for r, A in zip(rs, population_advantages(method, ps, rs), strict=True)
+    ]
+    for p, r, s, *given in zip(ps, rs, scores, finite, limit, strict=True):
         G = (p * r) @ s
-        costates = A[:, None] * s
-        expected_costate = p @ costates
-        distance = float(p @ torch.linalg.norm(costates - G, dim=1))
+        (aligned, apart, distance), of_limit = (costates(p, r, s, G, x) for x in given)
         norm = float(torch.linalg.norm(G))
         mean, deviation = mean_and_deviation(p, r)
         chances = list(zip(p.tolist(), r.tolist(), strict=True))
         tilt = sum(w * math.exp(alpha * x) for w, x in chances)
-        success = sum(w for w, x in chances if x >= 1)
+        success = sum(w for w, x in chances if x >= 1) if scaled else math.nan
         mass = dict.fromkeys(r.tolist(), 0.0)
         for w, x in chances:
             mass[x] += w
@@ -206,9 +258,12 @@ def measurements(ps, rs, scores, method, alpha=5.0, group_size=16, prompts=None)
             {
                 "reward_before": mean,
                 "sigma": norm**2,
-                "lambda_conditional": norm * float(torch.linalg.norm(expected_costate - G)),
+                "lambda_conditional": norm * apart,
                 "lambda_sample": norm * distance,
-                "alignment": float(expected_costate @ G),
+                "alignment": aligned,
+                "lambda_conditional_population": norm * of_limit[1],
+                "lambda_sample_population": norm * of_limit[2],
+                "alignment_population": of_limit[0],
                 "headroom": math.log(tilt) / alpha - mean,
                 "entropy": -sum(w * math.log(w) for w, _ in chances if w > 0),
                 "reward_variance": deviation**2,
@@ -221,8 +276,10 @@ def measurements(ps, rs, scores, method, alpha=5.0, group_size=16, prompts=None)
     result["zero_spread_groups"] *= prompts or len(rows)
     result["headroom_pooled"] = math.log(result.pop("tilt")) / alpha - result["reward_before"]
     for name, lost in (("p_gap", "lambda_sample"), ("p_gap_conditional", "lambda_conditional")):
-        result[name] = (result["sigma"] - result[lost]) * result["headroom"]
-    result["p_alignment"] = result["alignment"] * result["headroom"]
+        for of in ("", "_population"):
+            result[name + of] = (result["sigma"] - result[lost + of]) * result["headroom"]
+    for of in ("", "_population"):
+        result["p_alignment" + of] = result["alignment" + of] * result["headroom"]
     return result
 
 
@@ -236,23 +293,25 @@ def jackknife(function, n):
 # --- the probe step ------------------------------------------------------------------------------
 
 
-def conditional_gradient(model, prompts, rs, method):
-    """Parameter gradient of the mean over prompts of slope · V, the slopes held fixed.
+def mean_advantages(method, ps, rs, group_size, prompts_per_update=1):
+    """E[Â | r] of every action of every prompt, in groups of a size; without one in the limit."""
+    if group_size is None:
+        return population_advantages(method, ps, rs)
+    known = finite_advantages(method, ps, rs, group_size, prompts_per_update)
+    return [
+        torch.tensor([sum(w * a for w, a in given[x]) for x in r.tolist()], dtype=torch.float64)
+        for given, r in zip(known, rs, strict=True)
+    ]
 
-    The population costates add up to slope · ∂V: the slope is 1/(σ + ξ) for `grpo`, with σ of all
-    prompts together for `ppo`, and 1 for the methods that do not normalise.
-    """
+
+def conditional_gradient(model, prompts, rs, method, group_size=None, prompts_per_update=1):
+    """Expected parameter gradient of a method's update, the mean over prompts of Σ_a Ā_a ∇p_a."""
     ps = [distribution(model, ids) for ids in prompts]
-    slopes = []
-    for p, r in zip(ps, rs, strict=True):
-        deviation = {
-            "grpo": mean_and_deviation(p, r)[1],
-            "ppo": mean_and_deviation(*pooled(ps, rs))[1],
-        }.get(method)
-        slopes.append(1.0 if deviation is None else 1 / (deviation + XI))
-    objective = sum(
-        slope * value(model, ids, r) for slope, ids, r in zip(slopes, prompts, rs, strict=True)
-    ) / len(prompts)
+    held = [p.detach() for p in ps]
+    advantages = mean_advantages(method, held, rs, group_size, prompts_per_update)
+    objective = sum(value(model, ids, A) for ids, A in zip(prompts, advantages, strict=True)) / len(
+        prompts
+    )
     return torch.autograd.grad(objective, list(model.parameters()))
 
 
@@ -270,12 +329,13 @@ def rewards(model, prompts, rs):
     return [float(distribution(model, ids) @ r) for ids, r in zip(prompts, rs, strict=True)]
 
 
-def probe(model, learnt, measured, method, distance):
+def probe(model, learnt, measured, method, distance, group_size=4, prompts_per_update=1):
     """Rewards after Adam's first step on the conditional objective, and the gradient's norm.
 
     The step is that of some prompts with the rewards of every token, the rewards are of others.
     """
-    gradients = conditional_gradient(model, *learnt, method)
+    sizes = group_size, prompts_per_update
+    gradients = conditional_gradient(model, *learnt, method, *sizes)
     step = [g / (g.abs() + 1e-8) for g in gradients]
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
     return rewards(moved(model, step, distance), *measured), norm

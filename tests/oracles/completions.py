@@ -158,31 +158,62 @@ def zero_spread(rewards, k):
 # --- the probe step ------------------------------------------------------------------------------
 
 
-def slopes(values, method):
-    """1/(σ + ξ) of every prompt, σ that of all prompts together for `ppo`; 1 for the others."""
-    mean = sum(values) / len(values)
-    pooled = math.sqrt(mean * (1 - mean))
-    if method == "grpo":
-        return [1 / (math.sqrt(p * (1 - p)) + oracles.XI) for p in values]
-    if method == "ppo":
-        return [1 / (pooled + oracles.XI)] * len(values)
-    return [1.0] * len(values)
+def token_weight(method, length, max_tokens):
+    """What a method's loss multiplies the log-probability of a completion of a length by."""
+    return {"grpo": 1 / length, "ppo": 1 / length, "dr_grpo": 1 / max_tokens}.get(method, 1.0)
 
 
-def conditional_gradient(model, prompts, answers, stops, method):
-    """Parameter gradient of the mean over prompts of slope · V, the slopes held fixed."""
-    values = [value(model, ids, a, stops) for ids, a in zip(prompts, answers, strict=True)]
-    held = slopes([float(v.detach()) for v in values], method)
-    objective = sum(slope * v for slope, v in zip(held, values, strict=True)) / len(values)
-    return torch.autograd.grad(objective, list(model.parameters()))
+def completion_gradients(model, ids, completions):
+    """π(o|q) and ∇ log π(o|q) of every completion: (O,) and (O, P)."""
+    parameters = list(model.parameters())
+    log_p, rows = [], []
+    for completion in completions:
+        found = log_probability(model, ids, completion)
+        gradients = torch.autograd.grad(found, parameters, allow_unused=True)
+        flat = [
+            torch.zeros(p.numel()).double() if g is None else g.flatten()
+            for g, p in zip(gradients, parameters, strict=True)
+        ]
+        log_p.append(float(found.detach()))
+        rows.append(torch.cat(flat))
+    return torch.tensor(log_p, dtype=torch.float64).exp(), torch.stack(rows)
 
 
-def probe(model, prompts, answers, stops, method, distance):
-    """Rewards after Adam's first step on the conditional objective, and the gradient's norm."""
-    gradients = conditional_gradient(model, prompts, answers, stops, method)
-    step = [g / (g.abs() + 1e-8) for g in gradients]
-    norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
-    other = oracles.moved(model, step, distance)
+def expected_gradient(known, completions, rs, method, max_tokens, group_size, prompts=1):
+    """mean_q Σ_o π(o) Ā_q(R(o)) w(T_o) ∇ log π(o), from `completion_gradients` of every prompt."""
+    ps = [p for p, _ in known]
+    advantages = oracles.mean_advantages(method, ps, rs, group_size, prompts)
+    weights = torch.tensor(
+        [token_weight(method, len(c), max_tokens) for c in completions], dtype=torch.float64
+    )
+    parts = [(p * A * weights) @ g for (p, g), A in zip(known, advantages, strict=True)]
+    return sum(parts) / len(parts)
+
+
+def expected_batch_gradient(known, completions, rs, method, max_tokens, group_size):
+    """The same for batches of one prompt, by the loss of every group that can be drawn."""
+    total = torch.zeros(known[0][1].shape[1], dtype=torch.float64)
+    w = [token_weight(method, len(c), max_tokens) for c in completions]
+    for (chances, g), rewards in zip(known, rs, strict=True):
+        p, r, weights = chances.tolist(), rewards.tolist(), [0.0] * len(completions)
+        for group in itertools.product(range(len(completions)), repeat=group_size):
+            chance = math.prod(p[i] for i in group)
+            (advantages,) = oracles.group_advantages(method, [[r[i] for i in group]])
+            for i, advantage in zip(group, advantages, strict=True):
+                weights[i] += chance * advantage * w[i] / group_size
+        total += torch.tensor(weights, dtype=torch.float64) @ g / len(known)
+    return total
+
+
+def adam_direction(gradient):
+    """Adam's first step."""
+    return gradient / (gradient.abs() + 1e-8)
+
+
+def after_move(model, prompts, answers, stops, direction):
+    """Rewards of exact answers after the parameters have moved along a flat direction."""
+    sizes = [p.numel() for p in model.parameters()]
+    parts = [d.view_as(p) for d, p in zip(direction.split(sizes), model.parameters(), strict=True)]
+    other = oracles.moved(model, parts, 1.0)
     with torch.no_grad():
-        after = [float(value(other, i, a, stops)) for i, a in zip(prompts, answers, strict=True)]
-    return after, norm
+        return [float(value(other, i, a, stops)) for i, a in zip(prompts, answers, strict=True)]

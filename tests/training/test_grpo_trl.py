@@ -9,8 +9,9 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from tests import oracles
+from tests import letters, oracles
 from tests.conftest import reward_vector
+from tests.oracles import completions as oracle
 
 from valuegrad.budget import Budget
 from valuegrad.cli import app as cli
@@ -86,6 +87,27 @@ def test_an_update_follows_the_methods_conditional_gradient(policy, task, gradie
     ours, theirs = (math.sqrt(sum(float((g**2).sum()) for g in x)) for x in (found, expected))
     assert inner / (ours * theirs) > 0.97
     assert inner / theirs**2 == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("method", oracles.METHODS)
+def test_completions_weigh_by_their_length_as_the_method_says(gradients, rewarded, method):
+    """mean_i Â_i w(T_i) ∇ log π(o_i) of what was drawn, by loops, with w of the method's name."""
+    start = letters.policy("gpt2", scale=0.35)
+    task = letters.task(("a", "b", "cd"), reward=FunctionReward("tests:longest", longest))
+    budget = dataclasses.replace(SMALL, method=method, updates=(1,), group_size=4)
+    train(start, task, budget=budget, seed=1)
+    ((rows, completions, _, rewards),), (found,) = rewarded, gradients
+    assert len({len(c) for c in completions}) > 1
+    groups = [rewards[i : i + 4] for i in range(0, len(rewards), 4)]
+    advantages = [a for group in oracles.group_advantages(method, groups) for a in group]
+    prompts, total = tokenise(start, task).train, torch.zeros((), dtype=torch.float64)
+    for row, completion, advantage in zip(rows, completions, advantages, strict=True):
+        log_p = oracle.log_probability(start.model, list(prompts.tokens[row]), completion)
+        weight = oracle.token_weight(method, len(completion), letters.MAX_TOKENS)
+        total = total + advantage * weight * log_p / len(rows)
+    expected = torch.autograd.grad(total, list(start.model.parameters()), allow_unused=True)
+    for mine, other in zip(found, expected, strict=True):
+        assert (mine - other).norm() <= 1e-5 * other.norm() + 1e-9
 
 
 def test_rewards_agree_with_the_own_loops_within_the_seeds_spread(policy, task):

@@ -10,10 +10,12 @@ B prompts · D width · V vocabulary
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.methods import PopulationAdvantages
+from valuegrad.group_advantages import GroupAdvantages
+
+NEGLIGIBLE = 1e-14  # probability of a value of Â that changes no digit
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,24 @@ def site_geometry(
 
 def mean_costate_error(
     p: Float[Tensor, "B V"],
-    rewards: Float[Tensor, "B V"],
+    kinds: Int[Tensor, "B V"],
     geometry: ScoreGeometry,
-    population: PopulationAdvantages,
+    group: GroupAdvantages,
 ) -> Float[Tensor, " B"]:
-    """E_a ‖λ̂(a) − G‖ of each prompt, exact over the vocabulary.
+    """E ‖λ̂ − G‖ of each prompt, over the vocabulary and over what the group's others earn.
 
-    ‖λ̂(a) − G‖² = Â_a² ‖s_a‖² − 2 Â_a s_a·G + ‖G‖², Â_a = slope (r_a − baseline).
+    ‖λ̂(a) − G‖² = Â² ‖s_a‖² − 2 Â s_a·G + ‖G‖². ``kinds`` says which of the group's rewards each
+    token earns.
     """
-    advantage = (rewards - population.baseline[:, None]).mul_(population.slope[:, None])
-    squared = geometry.squared_norm * advantage
-    squared -= 2 * geometry.projection
-    squared.mul_(advantage)
-    squared += geometry.value_gradient.double().square().sum(1, keepdim=True)
-    return (squared.clamp_(min=0).sqrt_().mul_(p)).sum(1)
+    own = geometry.value_gradient.double().square().sum(1, keepdim=True)
+    total = p.new_zeros(len(p))
+    for advantage, weight in zip(group.nodes.unbind(2), group.weights.unbind(2), strict=True):
+        likely = (weight > NEGLIGIBLE).any(1)
+        if not likely.any():
+            continue
+        given = advantage.gather(1, kinds)
+        squared = geometry.squared_norm * given
+        squared -= 2 * geometry.projection
+        squared.mul_(given).add_(own).clamp_(min=0).sqrt_().mul_(p)
+        total += squared.mul_(weight.gather(1, kinds)).sum(1)
+    return total

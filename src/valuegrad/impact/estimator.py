@@ -21,7 +21,8 @@ from valuegrad.errors import UserError
 from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.impact.settings import ALPHA, Sampling
 from valuegrad.impact.signal import Impact
-from valuegrad.impact.update import Update
+from valuegrad.impact.update import Update, clipped
+from valuegrad.methods import PER_LENGTH
 from valuegrad.model.policy import Policy, Site
 from valuegrad.prompts import Kind, Prompts, TaskPrompts
 from valuegrad.sampler import Rollouts, rollouts
@@ -64,7 +65,12 @@ def estimator(
     name = _choose(prompts.kind, sampling)
     rows = update_rows(len(prompts.train), len(held_out), sampling.probe_prompts)
     train = prompts.train.some(rows)
-    measured_at: dict[str, Any] = {"site": site, "alpha": alpha, "group_size": budget.group_size}
+    sizes = {
+        "group_size": budget.group_size,
+        "prompts_per_update": budget.prompts_per_update,
+    }
+    measured_at: dict[str, Any] = {"site": site, "alpha": alpha, **sizes}
+    formed_for: dict[str, Any] = {"method": method, **sizes}
     settle = partial(
         Estimator,
         name=name,
@@ -76,11 +82,14 @@ def estimator(
         # Every use has a stream of random numbers of its own, the same one each time.
         return rollouts(policy, some, sampling.rollouts, seed=4 * sampling.rollout_seed + stream)
 
+    def longest(formed: Update) -> Update:
+        return clipped(formed, budget.max_gradient_norm)
+
     if name == "vocabulary":
         return settle(
             measure=lambda: Measured(vocabulary.measure(policy, held_out, **measured_at)),
             rewards=lambda: vocabulary.rewards(policy, held_out),
-            update=lambda step: vocabulary.update(policy, train, method),
+            update=lambda step: longest(vocabulary.update(policy, train, **formed_for)),
         )
     if name == "teacher-forced":
 
@@ -90,11 +99,17 @@ def estimator(
             found = teacher_forced.measure(policy, held_out, drawn=drawn, **measured_at)
             return Measured(found, drawn)
 
+        def update_exact(step: int) -> Update:
+            # Where completions weigh by their length, the wrong ones' lengths are drawn.
+            lengths = draw(train, 1) if method in PER_LENGTH and train.stops else None
+            return longest(teacher_forced.update(policy, train, drawn=lengths, **formed_for))
+
         return settle(
             measure=measure,
             rewards=lambda: teacher_forced.rewards(policy, held_out),
-            update=lambda step: teacher_forced.update(policy, train, method),
+            update=update_exact,
         )
+    sampled.check_rollouts(sampling.rollouts, budget.group_size)
     learnt = cache(partial(draw, train, 1))
 
     def measure_sampled() -> Measured:
@@ -104,7 +119,7 @@ def estimator(
 
     def update(step: int) -> Update:
         again = sampled.reweighted_update if step else sampled.update
-        return again(policy, learnt(), method)
+        return longest(again(policy, learnt(), max_tokens=train.max_tokens, **formed_for))
 
     # Common random numbers before and after a move take most of the noise off the change.
     return settle(

@@ -2,7 +2,7 @@
 
 The alignment of Eq. 24 compares costate and value gradient as if hidden states could move freely.
 They move through the parameters, so the first-order gain is the same product under the network's
-tangent kernel. A backward pass of the conditional update and a forward pass measure it, in the
+tangent kernel. A backward pass of the expected update and a forward pass measure it, in the
 optimiser's metric: Adam's first step is the sign of the gradient where that exceeds its ε.
 
 As in RL, training prompts form the update and held-out ones are measured: an update raises the
@@ -37,8 +37,8 @@ class Probe:
         distances: lengths of the move in Adam's metric: learning rate × updates.
         reward_before: V per held-out prompt.
         reward_after: V per distance and held-out prompt.
-        gradient_norm: ‖∇_θ‖ of the conditional objective, the mean over training prompts of
-            slope · V; their scatter makes it longer than that over all prompts.
+        gradient_norm: the length of the expected update of the training prompts, before it is
+            clipped; their scatter makes it longer than that of all prompts.
     """
 
     distances: tuple[float, ...]
@@ -59,12 +59,13 @@ def probe(
     method: Method = "grpo",
     distances: Sequence[float],
     sampling: Sampling | None = None,
+    budget: Budget | None = None,
 ) -> Probe:
-    """Move along the conditional update of a method and measure the reward on held-out prompts.
+    """Move along the expected update of a method and measure the reward on held-out prompts.
 
-    The update is the gradient of mean_q slope_q V_q(θ) over training prompts with the slopes held
-    fixed: the expectation of the method's policy gradient over all actions. What `score` reports as
-    `probe_step` is the change at one distance. The policy is as before afterwards.
+    The update is the expectation of the gradient that RL forms from training prompts, over groups
+    of the budget's size and over all completions. What `score` reports as `probe_step` is the
+    change at one distance. The policy is as before afterwards.
 
     Args:
         policy: the policy.
@@ -73,6 +74,8 @@ def probe(
         distances: how far to move, above 0: learning rate × updates.
         sampling: how many training prompts form the update, the steps of a move, and the rollouts
             where any are needed.
+        budget: what else forms an update, such as the group size; its own method goes before
+            ``method``.
 
     Returns:
         Rewards before and after each move, and the length of the gradient.
@@ -86,7 +89,7 @@ def probe(
     if not distances or not all(0 < distance < float("inf") for distance in distances):
         raise UserError("distances", str(list(distances)), "numbers above 0", "use lr × updates")
     check_full_precision(policy)
-    budget, sampling = Budget(method=method), sampling or Sampling()
+    budget, sampling = budget or Budget(method=method), sampling or Sampling()
     way = estimator(policy, tokenise(policy, task), budget, sampling)
     return move(way, way.rewards(), distances)
 

@@ -28,14 +28,15 @@ def readiness(impact: Impact, *, one_token: bool) -> Readiness:
     """Signal × headroom of each prompt, and the verdict on it.
 
     A prompt teaches nothing by a group that earns the same throughout. Where that is more likely
-    than not, it is *solved* if it earns at least half, *out of reach* if less; the rest is *ready*.
+    than not, it is *solved* if it earns at least half of what there is, *out of reach* if less; the
+    rest is *ready*.
 
     The signal of one-token answers is the alignment. At the prompt's last position that sees the
     first token alone, which is no matter where the first digit of a sum is plain and the next one
-    is not: of longer answers the signal is E[Â R] = slope × Var R, reward times advantage.
+    is not: of longer answers the signal is E[Â R] = ψ Var R, reward times advantage.
     """
     rows = impact.rows
     signal = rows.alignment if one_token else rows.slope * rows.reward_variance
     unequal = (rows.zero_spread <= 0.5).numpy()
-    verdict = np.where(rows.reward.numpy() >= 0.5, SOLVED, OUT_OF_REACH)
+    verdict = np.where(rows.reward.numpy() >= impact.middle, SOLVED, OUT_OF_REACH)
     return Readiness(signal, signal * rows.headroom, np.where(unequal, READY, verdict))

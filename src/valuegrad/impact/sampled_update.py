@@ -1,68 +1,168 @@
-"""A method's update from rollouts: the mean of Â_i ∇ log π(o_i|q), and after a move re-weighted.
+"""A method's update from rollouts: the mean of Ā_i w(T_i) ∇ log π(o_i|q), re-weighted after a move.
 
-N prompts · G completions of each
+N prompts · n completions of each · G of them in a group · Q prompts in a batch
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import hypergeom
 from torch import Tensor
 
-from valuegrad.budget import Method
+from valuegrad.budget import Budget, Method
 from valuegrad.credit.scores import prompt_state_scores
+from valuegrad.group_advantages import group_advantages
+from valuegrad.impact.outcomes import levels, nearest
 from valuegrad.impact.update import Update, add_gradients, length, moving_parameters
-from valuegrad.methods import advantages, population_advantages, zero_spread
+from valuegrad.methods import PER_LENGTH, XI, advantages, token_weight
 from valuegrad.model.batches import scored_batches
 from valuegrad.model.policy import Policy, logits
 from valuegrad.sampler import Rollouts
 
+SPLITS = 64  # drawn groups that hold a rollout, about, where groups are not counted
+ELEMENTS = 2**22  # of draws × rollouts held at once
 
-def update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
-    """The update from groups of 4 rollouts or more, where the policy drew them.
 
-    A group's mean holds the rollout's own reward, which shrinks ``grpo`` and ``dr_grpo`` by
-    1 − 1/n: that is made up for. The length is that of two independent halves' inner product, so
-    that noise does not count as signal; NaN where that is negative, which noise can make it.
+def update(
+    policy: Policy,
+    drawn: Rollouts,
+    method: Method,
+    group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
+    max_tokens: int = 1,
+) -> Update:
+    """The expected gradient of a method's update, without bias, where the policy drew the rollouts.
+
+    The length is that of two independent halves' inner product, so that noise does not count as
+    signal; NaN where that is negative, which noise can make it, and where half of the rollouts are
+    no group.
     """
     parameters = moving_parameters(policy)
     size = drawn.rewards.shape[1]
-    halves = []
-    for part in (slice(0, size // 2), slice(size // 2, size)):
+    whole = method in PER_LENGTH and size < 2 * group_size
+    halves = [slice(0, size)] if whole else [slice(0, size // 2), slice(size // 2, size)]
+    weights = token_weight(method, _lengths(drawn), max_tokens) / len(drawn.rewards)
+    found = []
+    for part in halves:
         rewards = drawn.rewards[:, part]
         weight = torch.zeros_like(drawn.rewards)
-        weight[:, part] = advantages(rewards, method) / rewards.numel()
-        if method in ("grpo", "dr_grpo"):
-            weight *= rewards.shape[1] / (rewards.shape[1] - 1)
-        halves.append(_weighted_gradients(policy, drawn, weight, parameters))
-    first, second = halves
-    inner = sum(float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True))
-    mean = [a.add_(b).div_(2) for a, b in zip(first, second, strict=True)]
-    return Update(parameters, mean, inner**0.5 if inner >= 0 else float("nan"))
+        mean = mean_advantages(rewards, method, group_size, prompts_per_update)
+        weight[:, part] = mean * weights[:, part] / rewards.shape[1]
+        found.append(weighted_gradients(policy, drawn, weight, parameters))
+    if whole:
+        return Update(parameters, found[0], float("nan"))
+    pairs = list(zip(*found, strict=True))
+    inner = sum(float((a.double() * b.double()).sum()) for a, b in pairs)
+    mean_gradients = [a.add_(b).div_(2) for a, b in pairs]
+    return Update(parameters, mean_gradients, inner**0.5 if inner >= 0 else float("nan"))
 
 
-def reweighted_update(policy: Policy, drawn: Rollouts, method: Method) -> Update:
+def mean_advantages(
+    rewards: Float[Tensor, "N n"],
+    method: Method,
+    group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
+) -> Float[Tensor, "N n"]:
+    """Â of each rollout, the mean over the groups of a size that can be made of those drawn.
+
+    Every group of G of them is a group that RL might have drawn, so that the mean of Â_i f(o_i)
+    has the expectation that it has in RL, for any f. Groups of two rewards are counted, others
+    drawn; so are the batches of ``ppo``.
+    """
+    r, n = rewards.double(), rewards.shape[1]
+    if method == "reinforce":
+        return r
+    others = (r.sum(1, keepdim=True) - r) / (n - 1)
+    if method in ("rloo", "dr_grpo"):
+        same = r.amax(1, keepdim=True) == r.amin(1, keepdim=True)
+        centred = torch.where(same, 0.0, r - others)
+        return centred * (1 - 1 / group_size if method == "dr_grpo" else 1.0)
+    if method == "grpo" and len(values := torch.unique(r)) <= 2:
+        return _counted(r, values, group_size)
+    return _over_draws(r, method, group_size, prompts_per_update if method == "ppo" else 1)
+
+
+def _counted(r: Tensor, values: Tensor, group_size: int) -> Tensor:
+    """Of two rewards by how many of a group's others earn the higher one: hypergeometric."""
+    n, others = r.shape[1], group_size - 1
+    hit = (r == values[-1]).long()
+    j = np.arange(group_size)
+    # Chances of j others with the higher reward, and Â of a rollout with either beside them.
+    chance = hypergeom.pmf(j, n - 1, np.arange(n)[:, None], others)  # (n, G) by how many there are
+    high, low = float(values[-1]), float(values[0])
+    group = torch.tensor([[low] * (others - i) + [high] * i for i in j], dtype=torch.float64)
+    own = torch.tensor([low, high], dtype=torch.float64)
+    known = [advantages(torch.cat((x.expand(group_size, 1), group), 1), "grpo")[:, 0] for x in own]
+    mean = torch.from_numpy(chance) @ torch.stack(known, 1)  # (n, 2)
+    return mean[hit.sum(1, keepdim=True) - hit, hit]
+
+
+def _over_draws(r: Tensor, method: Method, group_size: int, prompts: int) -> Tensor:
+    """Of groups, or for ppo of batches, that are drawn: every rollout in as many, about."""
+    (count, n), generator = r.shape, torch.Generator().manual_seed(0)
+    total = torch.zeros_like(r)
+    if method == "grpo":
+        order = torch.rand(SPLITS, n, generator=generator).argsort(1)
+        groups = order[:, : n - n % group_size].reshape(-1, group_size)
+        found = advantages(r[:, groups].flatten(0, 1), "grpo").view(count, -1)
+        total.index_add_(1, groups.flatten(), found)
+        return total * (n / groups.numel())
+    draws = -(-SPLITS * count * n // (prompts * group_size))
+    for part in torch.split(torch.arange(draws), max(1, ELEMENTS // (prompts * n))):
+        which = torch.randint(count, (len(part), prompts, 1), generator=generator)
+        order = torch.rand(len(part), prompts, n, generator=generator).argsort(2)
+        # A prompt that comes twice in a batch has other rollouts there, where there are enough.
+        before = (which == which.mT).tril(-1).sum(2, keepdim=True)
+        columns = order.gather(2, (before * group_size + torch.arange(group_size)) % n)
+        batch = r[which, columns].flatten(1)
+        centred = batch - batch.mean(1, keepdim=True)
+        equal = batch.amax(1, keepdim=True) == batch.amin(1, keepdim=True)
+        found = torch.where(equal, 0.0, centred / (batch.std(1, keepdim=True) + XI))
+        total.index_put_((which, columns), found.view(columns.shape), accumulate=True)
+    return total * (count * n / (draws * prompts * group_size))
+
+
+def length_scores(drawn: Rollouts) -> Float[Tensor, "N n"]:
+    """What each rollout's ∇ log π weighs in the estimate of ∇E[1/T], of the mean of the others."""
+    inverse = 1 / _lengths(drawn).double()
+    n = inverse.shape[1]
+    return (inverse - inverse.mean(1, keepdim=True)) / (n - 1)
+
+
+def reweighted_update(
+    policy: Policy,
+    drawn: Rollouts,
+    method: Method,
+    group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
+    max_tokens: int = 1,
+) -> Update:
     """The update where the parameters have moved a little from where the policy drew the rollouts.
 
     Each rollout weighs as much more as it has become more likely, its group's weights adding up to
-    1, and the advantages take the mean and deviation with these weights.
+    1, and the advantages are those expected where rewards have these probabilities.
     """
     with torch.no_grad():
         _, logp = prompt_state_scores(policy, drawn, "final")
     share = (logp.cpu() - drawn.logp).softmax(1)
-    rewards, size = drawn.rewards, drawn.rewards.shape[1]
-    mean = (share * rewards).sum(1)
-    variance = (share * (rewards - mean[:, None]).square()).sum(1) * size / (size - 1)
-    population = population_advantages(mean, variance, method)
-    signal = population.slope[:, None] * (rewards - population.baseline[:, None])
-    if method not in ("ppo", "reinforce"):
-        signal = torch.where(zero_spread(rewards)[:, None], 0.0, signal)
+    values = levels(drawn.rewards)
+    kinds = nearest(values, drawn.rewards)
+    mass = torch.zeros(len(share), len(values), dtype=torch.float64).scatter_add_(1, kinds, share)
+    mass = mass / mass.sum(1, keepdim=True)
+    group = group_advantages(values, mass, method, group_size, prompts_per_update)
+    weight = share * group.expected.gather(1, kinds) / len(share)
+    weight *= token_weight(method, _lengths(drawn), max_tokens)
     parameters = moving_parameters(policy)
-    weight = share * signal / len(rewards)
-    gradients = _weighted_gradients(policy, drawn, weight, parameters)
+    gradients = weighted_gradients(policy, drawn, weight, parameters)
     return Update(parameters, gradients, length(gradients))
 
 
-def _weighted_gradients(
-    policy: Policy, drawn: Rollouts, weight: Float[Tensor, "N G"], parameters: list[Tensor]
+def _lengths(drawn: Rollouts) -> Tensor:
+    return torch.tensor([[len(c) for c in group] for group in drawn.completions])
+
+
+def weighted_gradients(
+    policy: Policy, drawn: Rollouts, weight: Float[Tensor, "N n"], parameters: list[Tensor]
 ) -> list[Tensor]:
     """Σ_i w_i ∇ log π(o_i|q), one gradient a parameter."""
     gradients = [torch.zeros_like(p) for p in parameters]

@@ -18,6 +18,9 @@ from valuegrad.model.sites import check_site
 from valuegrad.prompts import tokenise
 from valuegrad.tasks.task import Task, check_task
 
+FORMULAS = 2
+"""Counts up when what a measurement means changes, so that no older record is taken for it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Score(Measurements):

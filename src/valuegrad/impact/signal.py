@@ -36,13 +36,20 @@ class RewardMoments:
 
 @dataclass(frozen=True, eq=False)
 class GradientSignals:
-    """What costates and value gradients at a prompt's states give for one method, float64."""
+    """What costates and value gradients at a prompt's states give for one method, float64.
 
-    slope: Float[Tensor, " N"]  # E[λ̂|h] = slope · G
+    Of groups of the budget's size; ``_population`` ends the names of their limits for infinitely
+    large ones, which are the paper's.
+    """
+
+    slope: Float[Tensor, " N"]  # ψ: E[λ̂|h] = ψ G where rewards have two values
     sigma: Float[Tensor, " N"]
     alignment: Float[Tensor, " N"]
     lambda_conditional: Float[Tensor, " N"]
     lambda_sample: Float[Tensor, " N"]
+    alignment_population: Float[Tensor, " N"]
+    lambda_conditional_population: Float[Tensor, " N"]
+    lambda_sample_population: Float[Tensor, " N"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +75,12 @@ class Measurements:
     p_gap: float
     p_gap_conditional: float
     p_alignment: float
+    lambda_conditional_population: float
+    lambda_sample_population: float
+    alignment_population: float
+    p_gap_population: float
+    p_gap_conditional_population: float
+    p_alignment_population: float
     entropy: float
     reward_variance: float
     pass_at_k: float
@@ -82,11 +95,12 @@ class Impact:
         method: the critic-free method.
         site: where the gradients live.
         alpha: of the headroom, in inverse reward units.
-        group_size: actions a group, for pass@k and zero-spread groups.
+        group_size: actions a group.
         means: the measurements (Eqs. 24 to 28).
         standard_errors: of the means over prompts; the batch's mean and deviation that ppo
             normalises by are taken as given. NaN where prompts do not tell.
         rows: the measurements of each prompt.
+        middle: the reward from which on a prompt whose groups all earn the same is solved.
     """
 
     method: Method
@@ -96,6 +110,7 @@ class Impact:
     means: Measurements
     standard_errors: Measurements
     rows: Signals
+    middle: float = 0.5
 
 
 def check_settings(alpha: float, group_size: int) -> None:
@@ -106,20 +121,41 @@ def check_settings(alpha: float, group_size: int) -> None:
         raise UserError("group_size", str(group_size), "2 or more", fix)
 
 
+@dataclass(frozen=True, eq=False)
+class MeanCostate:
+    """What E[λ̂|h] of each prompt is beside G, and how far λ̂ is from G on average."""
+
+    alignment: Float[Tensor, " N"]  # ⟨E[λ̂|h], G⟩ (Eq. 24)
+    distance: Float[Tensor, " N"]  # ‖E[λ̂|h] − G‖
+    error: Float[Tensor, " N"]  # E‖λ̂ − G‖
+
+
+def parallel(
+    slope: Float[Tensor, " N"], squared: Float[Tensor, " N"], error: Float[Tensor, " N"]
+) -> MeanCostate:
+    """Where E[λ̂|h] = slope · G."""
+    return MeanCostate(slope * squared, (slope - 1).abs() * squared.sqrt(), error)
+
+
 def signals(
     moments: RewardMoments,
     slope: Float[Tensor, " N"],
     squared: Float[Tensor, " N"],
-    costate_error: Float[Tensor, " N"],
+    finite: MeanCostate,
+    limit: MeanCostate,
 ) -> Signals:
-    """Alignment slope Σ (Eq. 24), Λ = |slope − 1| Σ (Eq. 26), Λ_sample = ‖G‖ E‖λ̂ − G‖, Σ = ‖G‖²."""
+    """Σ = ‖G‖², alignment (Eq. 24), Λ = ‖G‖ ‖E[λ̂|h] − G‖ (Eq. 26), Λ_sample = ‖G‖ E‖λ̂ − G‖."""
+    norm = squared.sqrt()
     return Signals(
         **vars(moments),
         slope=slope,
         sigma=squared,
-        alignment=slope * squared,
-        lambda_conditional=(slope - 1).abs() * squared,
-        lambda_sample=squared.sqrt() * costate_error,
+        alignment=finite.alignment,
+        lambda_conditional=norm * finite.distance,
+        lambda_sample=norm * finite.error,
+        alignment_population=limit.alignment,
+        lambda_conditional_population=norm * limit.distance,
+        lambda_sample_population=norm * limit.error,
     )
 
 
@@ -130,11 +166,14 @@ def summarise(
     group_size: int,
     rows: Signals,
     uncertain: Signals | None = None,
+    *,
+    sampled: bool = False,
+    middle: float = 0.5,
 ) -> Impact:
     """Average the measurements of prompts, with standard errors by the jackknife over prompts.
 
-    ``uncertain`` holds what standard errors are formed of where that is not the rows themselves:
-    draws, of which an error of 0 is undefined.
+    ``uncertain`` holds what standard errors are formed of where that is not the rows themselves;
+    ``sampled`` says that they are of draws, of which an error of 0 is undefined.
     """
     rows = rows.map(lambda x: x.cpu())
     count = len(rows.reward)
@@ -145,27 +184,40 @@ def summarise(
         left_out = _combined(spread.map(lambda x: (x.sum() - x) / (count - 1)), spread, alpha)
         for name, x in left_out.items():
             errors[name] = float(((count - 1) / count * (x - x.mean()).square().sum()).sqrt())
-    if uncertain is not None:
+    if sampled:
         # Prompts that all say the same do not say how sure that is.
         errors = {name: error or math.nan for name, error in errors.items()}
     measured = Measurements(**{name: float(x) for name, x in means.items()})
-    return Impact(method, site, alpha, group_size, measured, Measurements(**errors), rows)
+    found = measured, Measurements(**errors), rows
+    return Impact(method, site, alpha, group_size, *found, middle)
 
 
 def _combined(mean: Signals, rows: Signals, alpha: float) -> dict[str, Tensor]:
     """Measurements as functions of means over prompts, of all or with each left out."""
     # E[e^{αr}] = e^c (1 + E[e^{log tilt − c} − 1]) for any c; this one keeps the digits.
     centre = alpha * rows.reward.mean()
-    centre = centre if rows.log_tilt.max() - centre < LARGE else rows.log_tilt.max()
-    tilted = torch.expm1(rows.log_tilt - centre)
-    count = len(tilted)
-    tilt = tilted.mean() if len(mean.reward) == 1 else (tilted.sum() - tilted) / (count - 1)
+    count, logs = len(rows.log_tilt), rows.log_tilt
+    whole = len(mean.reward) == 1
+    if logs.max() - centre < LARGE:
+        tilted = torch.expm1(logs - centre)
+        total = tilted.mean() if whole else (tilted.sum() - tilted) / (count - 1)
+        log_mean = torch.log1p(total) + centre
+    elif whole:
+        log_mean = logs.logsumexp(0) - math.log(count)
+    else:
+        # Without each one by itself: a difference of sums would lose the small ones' digits.
+        others = logs.repeat(count, 1).fill_diagonal_(-torch.inf)
+        log_mean = others.logsumexp(1) - math.log(count - 1)
     composed = {
         "reward_before": mean.reward,
-        "headroom_pooled": (torch.log1p(tilt) + centre) / alpha - mean.reward,
+        "headroom_pooled": log_mean / alpha - mean.reward,
         "p_gap": (mean.sigma - mean.lambda_sample) * mean.headroom,
         "p_gap_conditional": (mean.sigma - mean.lambda_conditional) * mean.headroom,
         "p_alignment": mean.alignment * mean.headroom,
+        "p_gap_population": (mean.sigma - mean.lambda_sample_population) * mean.headroom,
+        "p_gap_conditional_population": (mean.sigma - mean.lambda_conditional_population)
+        * mean.headroom,
+        "p_alignment_population": mean.alignment_population * mean.headroom,
         "zero_spread_groups": count * mean.zero_spread,
     }
     every = vars(mean) | composed

@@ -27,17 +27,29 @@ from valuegrad.credit.score_geometry import (
     mean_costate_error,
 )
 from valuegrad.credit.scores import prompt_state_scores, scored
+from valuegrad.errors import UserError
+from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
+from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
+from valuegrad.impact.sampled_update import length_scores, weighted_gradients
 from valuegrad.impact.settings import ALPHA
-from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
-from valuegrad.impact.update import Update, expected_update, moving_parameters
-from valuegrad.methods import PopulationAdvantages, population_advantages
+from valuegrad.impact.signal import (
+    Impact,
+    RewardMoments,
+    check_settings,
+    parallel,
+    signals,
+    summarise,
+)
+from valuegrad.impact.update import Update, add_gradients, length, moving_parameters
+from valuegrad.methods import PER_LENGTH, token_weight
 from valuegrad.model.batches import entropies, head_chunks, probabilities
 from valuegrad.model.policy import Policy, Site
 from valuegrad.prompts import Prompts
 from valuegrad.sampler import Rollouts, check_log_probabilities
 
 rewards = answer_values
+ZERO_ONE = torch.tensor([0.0, 1.0], dtype=torch.float64)
 
 
 def measure(
@@ -48,36 +60,89 @@ def measure(
     site: Site = "final",
     alpha: float = ALPHA,
     group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
     drawn: Rollouts | None = None,  # for Λ_sample below "final", which is NaN without them
 ) -> dict[Method, Impact]:
     """Measure everything of theory §6 for several methods at once."""
     check_settings(alpha, group_size)
-    found = answer_gradients(policy, prompts, site)
-    value = found.value[:, 0]
-    populations = {m: population_advantages(value, value * (1 - value), m) for m in methods}
+    gradients = answer_gradients(policy, prompts, site)
+    p = _probabilities(gradients.value[:, 0])
+    known = ZERO_ONE.to(p), p
+    groups = {m: group_advantages(*known, m, group_size, prompts_per_update) for m in methods}
+    limits = {m: limit_advantages(*known, m) for m in methods}
     with torch.no_grad():
-        moments = _moments(policy, found, alpha, group_size)
-        squared = found.gradient[:, 0].double().square().sum(1)
-    if found.site == "final":
-        errors = _over_vocabulary(policy, prompts, found, populations)
+        moments = _moments(policy, gradients, alpha, group_size)
+        squared = gradients.gradient[:, 0].double().square().sum(1)
+    shifted = shifted_advantages(limits["ppo"]) if "ppo" in limits else ()
+    every = [*groups.values(), *limits.values(), *shifted]
+    if gradients.site == "final":
+        errors = _over_vocabulary(policy, prompts, gradients, every)
     elif drawn is not None:
-        errors = _over_rollouts(policy, prompts, drawn, found, populations)
+        errors = _over_rollouts(policy, prompts, drawn, gradients, every)
     else:
-        errors = dict.fromkeys(methods, torch.full_like(squared, torch.nan))
-    return {
-        m: summarise(
-            m, found.site, alpha, group_size, signals(moments, population.slope, squared, errors[m])
+        errors = [torch.full_like(squared, torch.nan)] * len(every)
+    result = {}
+    for i, m in enumerate(methods):
+        own, other = errors[i], errors[len(methods) + i]
+        limit = parallel(limits[m].slope, squared, other)
+        finite = parallel(groups[m].slope, squared, own)
+        rows = signals(moments, groups[m].slope, squared, finite, limit)
+        uncertain = None
+        if m == "ppo":
+            uncertain = pooled_rows(rows, *((x - other) / STEP for x in errors[-2:]))
+        result[m] = summarise(m, gradients.site, alpha, group_size, rows, uncertain)
+    return result
+
+
+def update(
+    policy: Policy,
+    prompts: Prompts,
+    method: Method,
+    group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
+    drawn: Rollouts | None = None,
+) -> Update:
+    """The expected gradient of a method's update: no completion is sampled but for their lengths.
+
+    Of π(y|q) = V, T tokens of y and other completions o it is, with w of `token_weight`,
+    ψ w(T) ∇V + Ā(0) ∇E[w(T_o)], for Σ_o π(o) Ā(R(o)) w(T_o) ∇ log π(o) with the answer taken
+    apart. The last term, of methods whose completions weigh 1/T, needs ``drawn``; it is 0 where
+    all completions are as long as each other.
+    """
+
+    def group_of(values: Tensor) -> GroupAdvantages:
+        p = _probabilities(values)
+        return group_advantages(ZERO_ONE.to(p), p, method, group_size, prompts_per_update)
+
+    # Advantages of ppo at one prompt depend on the rewards at all.
+    together = group_of(answer_values(policy, prompts)) if method == "ppo" else None
+    steps = torch.tensor([len(a) + bool(prompts.stops) for a in prompts.answers])
+    weight = token_weight(method, steps, prompts.max_tokens).to(policy.device)
+    missed = torch.zeros(len(prompts), dtype=torch.float64)  # Ā of every other completion
+    parameters = moving_parameters(policy)
+    gradients = [torch.zeros_like(p) for p in parameters]
+    for rows, log_v in log_answer_values(policy, prompts):
+        value = log_v.detach().exp()
+        group = group_of(value) if together is None else together.at(rows)
+        missed[rows] = group.expected[:, 0].cpu()
+        # ∇V = V ∇ log V.
+        add_gradients(
+            gradients, log_v, parameters, group.slope * weight[rows] * value / len(prompts)
         )
-        for m, population in populations.items()
-    }
+    if method in PER_LENGTH and prompts.stops:
+        if drawn is None:
+            wanted = "rollouts, for how often its completions are how long"
+            raise UserError("drawn", "None", wanted, "draw them, or use another method")
+        shorter = missed[:, None] * length_scores(drawn) / len(prompts)
+        found = weighted_gradients(policy, drawn, shorter, parameters)
+        gradients = [total.add_(part) for total, part in zip(gradients, found, strict=True)]
+    return Update(parameters, gradients, length(gradients))
 
 
-def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
-    """The gradient of mean_q slope_q π(y|q), slopes held fixed: no completion is sampled."""
-    found = ((log_v.detach().exp(), log_v) for _, log_v in log_answer_values(policy, prompts))
-    # ∇V = V ∇ log V.
-    passes = ((value, value * (1 - value), log_v, value) for value, log_v in found)
-    return expected_update(moving_parameters(policy), method, len(prompts), passes)
+def _probabilities(value: Float[Tensor, " N"]) -> Float[Tensor, "N 2"]:
+    # A product of probabilities that were summed over stop tokens may round above 1.
+    right = value.clamp(max=1)
+    return torch.stack((1 - right, right), 1)
 
 
 def _moments(
@@ -104,11 +169,11 @@ def _over_vocabulary(
     policy: Policy,
     prompts: Prompts,
     found: AnswerGradients,
-    populations: dict[Method, PopulationAdvantages],
-) -> dict[Method, Float[Tensor, " N"]]:
+    groups: Sequence[GroupAdvantages],
+) -> list[Float[Tensor, " N"]]:
     """E‖λ̂ − G‖ at ``"final"``, where λ̂ = Â (W_a − w̄) for the first token a alone."""
     head, value = centred_head(policy.head), found.value[:, 0]
-    errors = {m: torch.empty_like(value) for m in populations}
+    errors = [torch.empty_like(value) for _ in groups]
     for rows in head_chunks(policy, len(prompts)):
         p = probabilities(policy, found.final[rows])
         gradient = found.gradient[rows, 0]
@@ -118,11 +183,11 @@ def _over_vocabulary(
         wrong = p.scatter_add(1, first, -right).clamp_(min=0)
         norm, along = (x.gather(1, first) for x in (geometry.squared_norm, geometry.projection))
         answered = ScoreGeometry(norm, along, gradient)
-        for m, population in populations.items():
-            here = population.at(rows)
-            missed = mean_costate_error(wrong, torch.zeros_like(p), geometry, here)
-            hit = mean_costate_error(right, torch.ones_like(right), answered, here)
-            errors[m][rows] = missed + hit
+        zero, one = torch.zeros_like(p, dtype=torch.long), torch.ones_like(first)
+        for error, group in zip(errors, groups, strict=True):
+            here = group.at(rows)
+            missed = mean_costate_error(wrong, zero, geometry, here)
+            error[rows] = missed + mean_costate_error(right, one, answered, here)
     return errors
 
 
@@ -131,8 +196,8 @@ def _over_rollouts(
     prompts: Prompts,
     drawn: Rollouts,
     found: AnswerGradients,
-    populations: dict[Method, PopulationAdvantages],
-) -> dict[Method, Float[Tensor, " N"]]:
+    groups: Sequence[GroupAdvantages],
+) -> list[Float[Tensor, " N"]]:
     """E‖λ̂ − G‖ below ``"final"``: the answer's own share exact, the rest a mean over rollouts."""
     value, gradient = found.value[:, 0], found.gradient[:, 0].double()
     scores, logp = prompt_state_scores(policy, drawn, found.site)
@@ -144,15 +209,16 @@ def _over_rollouts(
     # With chance Vⁿ all n rollouts earn 1 and give no rest, so the others weigh 1/(1 − Vⁿ).
     some = -torch.expm1(wrong.shape[1] * value.log())
     share = torch.where(value < 1, (1 - value) / some, 0.0)
-    errors = {}
-    for m, population in populations.items():
-        low, high = (
-            (population.slope * (reward - population.baseline))[:, None, None]
-            for reward in (0.0, 1.0)
-        )
-        missed = torch.linalg.vector_norm(low * scores - gradient[:, None], dim=2)
-        hit = torch.linalg.vector_norm(high * own_scores - gradient[:, None], dim=2)
-        errors[m] = share * (wrong * missed).sum(1) / misses + (own_chance * hit).sum(1)
+    shares = share[:, None] * wrong / misses[:, None]
+    errors = []
+    for group in groups:
+        total = torch.zeros_like(value)
+        for which, weight, s in ((0, shares, scores), (1, own_chance, own_scores)):
+            nodes, chances = group.nodes[:, which].unbind(1), group.weights[:, which].unbind(1)
+            for advantage, chance in zip(nodes, chances, strict=True):
+                distance = (advantage[:, None, None] * s - gradient[:, None]).norm(dim=2)
+                total += chance * (weight * distance).sum(1)
+        errors.append(total)
     return errors
 
 

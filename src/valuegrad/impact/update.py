@@ -1,30 +1,25 @@
-"""The update of a method: the gradient of its expected objective at the parameters (Eqs. 2, 24).
+"""The update of a method: the expectation of the gradient that RL forms (Eqs. 1, 2, 24).
 
-N prompts · B of them
+For completions o with advantages Â over groups of the budget's size and w(T) of `token_weight` it
+is mean_q Σ_o π(o|q) E[Â|o] w(T_o) ∇ log π(o|q) at the policy that draws them, where no ratio is
+clipped yet.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.budget import Method
-from valuegrad.methods import population_advantages
 from valuegrad.model.policy import Policy
-
-# Mean and variance of the reward of some prompts, an output of theirs, and the cotangent with which
-# it gives the gradient of those means.
-Pass = tuple[Float[Tensor, " B"], Float[Tensor, " B"], Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """An update of a method, from one forward and one backward pass."""
+    """An update of a method."""
 
     parameters: list[Tensor]  # what it moves
-    gradients: list[Tensor]  # of mean_q slope_q V_q with the slopes held fixed, one a parameter
+    gradients: list[Tensor]  # of the objective, to be maximised, one a parameter
     gradient_norm: float  # their length, without the bias of rollouts where they are drawn
 
 
@@ -43,26 +38,14 @@ def add_gradients(
             total.add_(gradient)
 
 
-def expected_update(
-    parameters: list[Tensor], method: Method, count: int, passes: Iterable[Pass]
-) -> Update:
-    """The update of a number of prompts from passes over some of them at a time."""
-    gradients = [torch.zeros_like(p) for p in parameters]
-    moments = []
-    # ppo's slope needs the moments of all prompts, but is one number: it is put on at the end.
-    local: Method = "reinforce" if method == "ppo" else method
-    for mean, variance, output, cotangent in passes:
-        slope = population_advantages(mean, variance, local).slope / count
-        weighted = torch.einsum("b...,b->b...", cotangent, slope).to(output.dtype)
-        add_gradients(gradients, output, parameters, weighted)
-        moments.append((mean, variance))
-    if method == "ppo":
-        mean, variance = (torch.cat(column) for column in zip(*moments, strict=True))
-        scale = float(population_advantages(mean, variance, method).slope[0])
-        gradients = [g.mul_(scale) for g in gradients]
-    return Update(parameters, gradients, length(gradients))
-
-
 def length(gradients: Sequence[Tensor]) -> float:
     """‖·‖ of all gradients together."""
     return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def clipped(update: Update, longest: float) -> Update:
+    """The update scaled down to a length as RL scales its gradients; its own length stays known."""
+    reached = length(update.gradients)
+    if not reached > longest:
+        return update
+    return replace(update, gradients=[g.mul_(longest / reached) for g in update.gradients])

@@ -4,6 +4,7 @@ N prompts · B of them · D width · V vocabulary
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -22,11 +23,21 @@ from valuegrad.credit.value_gradient import (
     one_token_prompts,
     site_jacobian,
 )
+from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
+from valuegrad.impact.outcomes import Outcomes, check_alpha, half_way, levels, nearest, success
+from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
 from valuegrad.impact.settings import ALPHA
-from valuegrad.impact.signal import Impact, RewardMoments, check_settings, signals, summarise
-from valuegrad.impact.update import Pass, Update, expected_update, moving_parameters
-from valuegrad.methods import PopulationAdvantages, check_method, population_advantages
+from valuegrad.impact.signal import (
+    Impact,
+    MeanCostate,
+    RewardMoments,
+    check_settings,
+    signals,
+    summarise,
+)
+from valuegrad.impact.update import Update, add_gradients, length, moving_parameters
+from valuegrad.methods import check_method
 from valuegrad.model.batches import (
     KEPT_ELEMENTS,
     batches,
@@ -52,6 +63,7 @@ def measure(
     site: Site = "final",
     alpha: float = ALPHA,
     group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
 ) -> dict[Method, Impact]:
     """Measure Σ, Λ, alignment, headroom and the scores for several methods at once.
 
@@ -65,14 +77,15 @@ def measure(
         site: ``"embedding"``, a block's number or ``"final"``. A site below ``"final"`` costs a
             Jacobian of width × width a prompt.
         alpha: tilt of the headroom (Eq. 28), in inverse reward units, above 0.
-        group_size: actions a group, for pass@k and zero-spread groups.
+        group_size: actions a group.
+        prompts_per_update: prompts of a batch, over which ``ppo`` normalises.
 
     Returns:
         One `Impact` a method.
 
     Raises:
-        UserError: no such method or site, alpha or group size out of range, answers that are not
-            one token, an unusable reward.
+        UserError: no such method or site, alpha or group size out of range or not on the rewards'
+            scale, answers that are not one token, an unusable reward.
 
     Example:
         ``measure(load_policy("runs/step100"), label_copy())["grpo"].means.alignment``
@@ -90,20 +103,24 @@ def measure(
         kept = site == "final" and len(prompts) * policy.head.shape[0] <= KEPT_ELEMENTS
         if kept:
             chunks = list(chunks)
-        moments = _moments(policy, prompts, chunks, alpha, group_size)
-        populations = {
-            m: population_advantages(moments.reward, moments.reward_variance, m) for m in methods
-        }
+        values = _values(policy, prompts)
+        check_alpha(values, alpha)
+        moments, outcomes = _moments(policy, prompts, chunks, values, alpha, group_size)
+        known = values, outcomes.probabilities
+        finite = {m: group_advantages(*known, m, group_size, prompts_per_update) for m in methods}
+        limit = {m: limit_advantages(*known, m) for m in methods}
         if not kept:
             every = by_head if site == "final" else equal_lengths(prompts.tokens)
             chunks = _chunks(policy, states, every)
-        squared, errors = _gradients(policy, prompts, chunks, populations, site)
-    return {
-        m: summarise(
-            m, site, alpha, group_size, signals(moments, populations[m].slope, squared, errors[m])
-        )
-        for m in methods
-    }
+        squared, found = _gradients(policy, prompts, chunks, site, finite, limit)
+    result = {}
+    for m in methods:
+        at = found[m]
+        rows = signals(moments, finite[m].slope, squared, at.finite, at.limit)
+        uncertain = pooled_rows(rows, *at.derivatives) if m == "ppo" else None
+        middle = half_way(values)
+        result[m] = summarise(m, site, alpha, group_size, rows, uncertain, middle=middle)
+    return result
 
 
 @torch.no_grad()
@@ -114,20 +131,57 @@ def rewards(policy: Policy, prompts: Prompts) -> Float[Tensor, " N"]:
     return torch.cat([(p * prompts.reward_table(policy, rows)).sum(1) for rows, p in chunks])
 
 
-def update(policy: Policy, prompts: Prompts, method: Method) -> Update:
-    """The gradient of mean_q slope_q V_q(θ), slopes held fixed: all actions at once."""
+def update(
+    policy: Policy,
+    prompts: Prompts,
+    method: Method,
+    group_size: int = Budget.group_size,
+    prompts_per_update: int = Budget.prompts_per_update,
+) -> Update:
+    """The expected gradient of a method's update: mean_q Σ_a Ā_q(r_a) ∇p_a, all actions at once."""
+    values = _values(policy, prompts)
+    together = None
+    if method == "ppo":
+        # Its advantages at one prompt depend on the rewards at all.
+        states = prompt_states(policy, prompts.tokens)
+        chunks = _chunks(policy, states, head_chunks(policy, len(prompts)))
+        mass = torch.cat([_mass(prompts, policy, rows, p, values) for rows, p in chunks])
+        together = group_advantages(values, mass, method, group_size, prompts_per_update)
+    parameters = moving_parameters(policy)
+    gradients = [torch.zeros_like(p) for p in parameters]
+    for rows in batches([len(t) for t in prompts.tokens]):
+        z = logits(policy, final_states(policy, [prompts.tokens[row] for row in rows]))
+        p = z.detach().double().softmax(1)
+        kinds = nearest(values, prompts.reward_table(policy, rows))
+        if together is None:
+            mass = _mass(prompts, policy, rows, p, values)
+            group = group_advantages(values, mass, method, group_size, prompts_per_update)
+        else:
+            group = together.at(rows)
+        advantage = group.expected.gather(1, kinds)
+        # ∂/∂z of Σ_a p_a Ā_a, so no graph over prompts × vocabulary in float64.
+        cotangent = p * (advantage - (p * advantage).sum(1, keepdim=True)) / len(prompts)
+        add_gradients(gradients, z, parameters, cotangent.to(z.dtype))
+    return Update(parameters, gradients, length(gradients))
 
-    def passes() -> Iterator[Pass]:
-        for rows in batches([len(t) for t in prompts.tokens]):
-            z = logits(policy, final_states(policy, [prompts.tokens[row] for row in rows]))
-            p, table = z.detach().double().softmax(1), prompts.reward_table(policy, rows)
-            value = (p * table).sum(1)
-            centred = table - value[:, None]
-            variance = (p * centred.square()).sum(1)
-            # ∂V/∂z = p ⊙ (r − V), so no graph over prompts × vocabulary in float64.
-            yield value, variance, z, p.mul_(centred)
 
-    return expected_update(moving_parameters(policy), method, len(prompts), passes())
+def _values(policy: Policy, prompts: Prompts) -> Float[Tensor, " K"]:
+    """The different rewards that one token can earn at any of the prompts."""
+    if prompts.exact:
+        return torch.tensor([0.0, 1.0], dtype=torch.float64, device=policy.device)
+    chunks = head_chunks(policy, len(prompts))
+    return levels(torch.cat([torch.unique(prompts.reward_table(policy, rows)) for rows in chunks]))
+
+
+def _mass(
+    prompts: Prompts, policy: Policy, rows: list[int], p: Tensor, values: Tensor
+) -> Float[Tensor, "B K"]:
+    """The probability of each reward."""
+    kinds = nearest(values, prompts.reward_table(policy, rows))
+    mass = torch.zeros(len(p), len(values), dtype=p.dtype, device=p.device)
+    # A sum of probabilities may round above 1, and the most likely reward has the rest.
+    mass = mass.scatter_add_(1, kinds, p)
+    return mass / mass.sum(1, keepdim=True)
 
 
 def _chunks(
@@ -141,16 +195,21 @@ def _moments(
     policy: Policy,
     prompts: Prompts,
     chunks: Iterable[Chunk],
+    values: Tensor,
     alpha: float,
     group_size: int,
-) -> RewardMoments:
+) -> tuple[RewardMoments, Outcomes]:
     """What needs the distribution of rewards only: one pass over prompts × vocabulary."""
     parts: list[tuple[Tensor, ...]] = []
+    masses = []
+    least = success(values)
     for rows, p in chunks:
         table = prompts.reward_table(policy, rows)
+        mass = _mass(prompts, policy, rows, p, values)
         mean = (p * table).sum(1)
-        right = (p * (table >= 1)).sum(1).clamp(max=1)
+        right = (p * (table >= least)).sum(1).clamp(max=1)
         headroom = log_mean_exp(p, alpha * (table - mean[:, None])) / alpha
+        pass_at_k = -torch.expm1(group_size * torch.log1p(-right))
         parts.append(
             (
                 mean,
@@ -158,55 +217,78 @@ def _moments(
                 -torch.xlogy(p, p).sum(1),
                 headroom,
                 alpha * (headroom + mean),
-                -torch.expm1(group_size * torch.log1p(-right)),
-                _zero_spread(p, table, group_size, prompts.reward.binary),
+                torch.full_like(mean, torch.nan) if least != least else pass_at_k,
+                (mass**group_size).sum(1),
             )
         )
-    return RewardMoments(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        masses.append(mass)
+    moments = RewardMoments(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return moments, Outcomes(values, torch.cat(masses))
 
 
-def _zero_spread(p: Tensor, table: Tensor, group_size: int, binary: bool) -> Tensor:
-    """The probability that a whole group earns the same: Σ_v P(r = v)^G."""
-    if binary:
-        right = (p * table).sum(1)
-        return right**group_size + (1 - right) ** group_size
-    values, which = torch.unique(table, return_inverse=True)
-    mass = torch.zeros(len(p), len(values), dtype=p.dtype, device=p.device)
-    mass.scatter_add_(1, which, p)
-    return (mass**group_size).sum(1)
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Of one method the mean costate beside G, in finite groups and in the limit."""
+
+    finite: MeanCostate
+    limit: MeanCostate
+    derivatives: tuple[Tensor, ...] = ()  # of the limit's error, for ppo
 
 
 def _gradients(
     policy: Policy,
     prompts: Prompts,
     chunks: Iterable[Chunk],
-    populations: dict[Method, PopulationAdvantages],
     site: Site,
-) -> tuple[Float[Tensor, " N"], dict[Method, Float[Tensor, " N"]]]:
-    """‖G‖², and E‖λ̂ − G‖ by method: a second pass over prompts × vocabulary."""
+    finite: dict[Method, GroupAdvantages],
+    limit: dict[Method, GroupAdvantages],
+) -> tuple[Float[Tensor, " N"], dict[Method, _Found]]:
+    """‖G‖² and the mean costates by method: a second pass over prompts × vocabulary."""
     head = centred_head(policy.head)
-    squared = torch.empty(len(prompts), dtype=torch.float64, device=policy.device)
-    errors = {m: torch.empty_like(squared) for m in populations}
+    values = next(iter(finite.values())).values
+    order: list[int] = []
+    squared: list[Tensor] = []
+    parts: dict[Method, list[tuple[Tensor, ...]]] = {m: [] for m in finite}
     for rows, p in chunks:
         table = prompts.reward_table(policy, rows)
+        kinds = nearest(values, table)
         mean_row = p.to(policy.head.dtype) @ policy.head
         if prompts.exact:
             right = prompts.first_answers[rows].to(policy.device)
             gradient = indicator_value_gradient(policy.head, p, right, mean_row)
         else:
             gradient = final_value_gradient(policy.head, p, table)
+        jacobian = None
         if site == "final":
             geometry = final_geometry(head, mean_row, gradient)
         else:
             jacobian = site_jacobian(policy, [prompts.tokens[row] for row in rows], site)
             geometry = site_geometry(policy.head, mean_row, gradient, jacobian)
-        squared[rows] = geometry.value_gradient.double().square().sum(1)
-        done: dict[tuple[float, ...], Tensor] = {}
-        for m, population in populations.items():
-            here = population.at(rows)
-            # Two methods with the same population advantages (dr_grpo, rloo) share the work.
-            key = (*here.slope.tolist(), *here.baseline.tolist())
-            if key not in done:
-                done[key] = mean_costate_error(p, table, geometry, here)
-            errors[m][rows] = done[key]
-    return squared, errors
+        own = geometry.value_gradient.double()
+        order += rows
+        squared.append(own.square().sum(1))
+        for m in finite:
+            found: list[Tensor] = []
+            for group in (finite[m].at(rows), limit[m].at(rows)):
+                mean = group.slope[:, None] * own
+                if not group.affine:
+                    costate = final_value_gradient(policy.head, p, group.expected.gather(1, kinds))
+                    if jacobian is not None:
+                        costate = (costate[:, None] @ jacobian)[:, 0]
+                    mean = costate.double()
+                error = mean_costate_error(p, kinds, geometry, group)
+                found += [(mean * own).sum(1), (mean - own).norm(dim=1), error]
+            if m == "ppo":
+                found += [
+                    (mean_costate_error(p, kinds, geometry, group) - found[-1]) / STEP
+                    for group in shifted_advantages(limit[m].at(rows))
+                ]
+            parts[m].append(tuple(found))
+    place = torch.tensor(order).argsort()
+    result = {}
+    for m, rows_of_m in parts.items():
+        columns = [torch.cat(column)[place] for column in zip(*rows_of_m, strict=True)]
+        result[m] = _Found(
+            MeanCostate(*columns[:3]), MeanCostate(*columns[3:6]), tuple(columns[6:])
+        )
+    return torch.cat(squared)[place], result

@@ -13,7 +13,8 @@ from typing import Any
 from valuegrad.checkpoints.checkpoint import Checkpoint
 from valuegrad.checkpoints.references import resolve
 from valuegrad.errors import RunError, UserError
-from valuegrad.impact.score import score
+from valuegrad.impact.score import FORMULAS, score
+from valuegrad.methods import PER_LENGTH
 from valuegrad.model.policy import Policy
 from valuegrad.study.config import StudyConfig
 from valuegrad.study.measuring import Job, Measuring, Resources
@@ -101,6 +102,7 @@ def _measured(
 def _score_jobs(config: StudyConfig, task: Task, content: str) -> list[Job]:
     inputs = _inputs(config, task, content)
     inputs |= {"site": config.site, "alpha": config.alpha, "sampling": asdict(config.sampling)}
+    inputs["formulas"] = FORMULAS
     # What runs the budget, and what of the model it moves, changes no score.
     del inputs["budget"]["engine"], inputs["budget"]["lora_rank"]
     return [Job("score", inputs, partial(_score, config, task))]
@@ -108,6 +110,8 @@ def _score_jobs(config: StudyConfig, task: Task, content: str) -> list[Job]:
 
 def _train_jobs(config: StudyConfig, task: Task, content: str) -> list[Job]:
     inputs, first = _inputs(config, task, content), config.budget.seed
+    if config.budget.method not in PER_LENGTH:
+        inputs["formulas"] = FORMULAS  # their losses were Eq. 1's, which divides by the length
     return [
         Job("train", {**inputs, "seed": seed}, partial(_train, config, task, seed))
         for seed in range(first, first + config.budget.seeds)

@@ -1,7 +1,7 @@
 """GRPO through TRL's GRPOTrainer, for completions of any length: the own loop's hyper-parameters.
 
-Prompts, draws, rewards and advantages are valuegrad's own (`trl_trainer`); TRL forms the loss of
-Eq. 1 and takes the steps.
+Prompts, draws, rewards and advantages are valuegrad's own (`trl_trainer`); TRL forms the method's
+loss (Eq. 1 for grpo) and takes the steps.
 """
 
 import copy
@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
-from valuegrad.budget import Budget
+from valuegrad.budget import Budget, Method
 from valuegrad.errors import NotFiniteError, UserError
 from valuegrad.impact.held_out import held_out_rewards
 from valuegrad.model.batches import TRAINING_TOKENS
@@ -28,6 +28,15 @@ from valuegrad.model.precision import use_true_float64
 from valuegrad.prompts import Prompts, TaskPrompts
 from valuegrad.training.run import Training, diverging, prompt_order
 from valuegrad.training.trl_trainer import Trainer, evaluating
+
+# What weighs a completion's tokens as `token_weight` says: "luspo" adds them up.
+LOSS_TYPES: dict[Method, str] = {
+    "grpo": "grpo",
+    "dr_grpo": "dr_grpo",
+    "rloo": "luspo",
+    "reinforce": "luspo",
+    "ppo": "grpo",
+}
 
 
 def train_with_trl(
@@ -117,8 +126,7 @@ def _arguments(budget: Budget, prompts: Prompts, policy: Policy, seed: int, fold
         num_generations=budget.group_size,
         num_iterations=budget.inner_epochs,
         shuffle_dataset=False,
-        # Eq. 1.
-        loss_type="grpo",
+        loss_type=LOSS_TYPES[budget.method],
         scale_rewards="group",
         epsilon=budget.clip,
         beta=budget.beta,
