@@ -56,7 +56,7 @@ from .methods import advantages as advantages
 from .methods import PopulationAdvantages as PopulationAdvantages
 from .methods import population_advantages as population_advantages
 
-# 4. The sampling gap (Def. 1, Eqs. 19 to 23, Props. 2 and 3, Thm. 1)
+# 4. The sampling gap (Def. 1, Eqs. 19 to 23, Props. 2 and 3, Thm. 1 as in correction H)
 from .credit.jacobians import step_jacobian as step_jacobian
 from .credit.jacobians import sampling_jacobian as sampling_jacobian
 from .credit.jacobians import spectral_norm as spectral_norm
