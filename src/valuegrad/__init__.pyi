@@ -60,7 +60,7 @@ from .group_advantages import GroupAdvantages as GroupAdvantages
 from .group_advantages import group_advantages as group_advantages
 from .group_advantages import limit_advantages as limit_advantages
 
-# 4. The sampling gap (Def. 1, Eqs. 19 to 23, Props. 2 and 3, Thm. 1)
+# 4. The sampling gap (Def. 1, Eqs. 19 to 23, Props. 2 and 3, Thm. 1 as in correction H)
 from .credit.jacobians import step_jacobian as step_jacobian
 from .credit.jacobians import sampling_jacobian as sampling_jacobian
 from .credit.jacobians import spectral_norm as spectral_norm

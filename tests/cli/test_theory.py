@@ -17,7 +17,7 @@ def test_verify_prints_every_statement_and_what_holds(checkpoint, tmp_path, caps
     assert all(set(row) >= keys for row in rows)
     assert all(row["holds"] for row in rows if row["form"] == "corrected")
     assert run(["verify", folder]) == 0
-    assert "0 fail; of 4 forms as in the paper 4 fail here" in capsys.readouterr().out
+    assert "0 fail; of 5 forms as in the paper 5 fail here" in capsys.readouterr().out
 
 
 def test_verify_leaves_with_1_where_a_corrected_statement_fails(checkpoint, capsys, monkeypatch):

@@ -6,7 +6,14 @@ from scipy import stats
 from tests import letters, oracles
 from tests.conftest import ARCHITECTURES
 
-from valuegrad.model.cache import decode_embedding, decode_step, first_positions, prefill, sampled
+from valuegrad.model.cache import (
+    decode_embedding,
+    decode_embeddings,
+    decode_step,
+    first_positions,
+    prefill,
+    sampled,
+)
 
 TOKENS = [5, 9, 33, 7, 41, 260]
 
@@ -49,6 +56,21 @@ def test_embeddings_advance_several_copies_at_once(policy, architecture):
                 torch.testing.assert_close(values[i], own_values[0], rtol=1e-11, atol=1e-12)
     # The cache that is read from stays as it is.
     assert cache[0][0].shape[:3:2] == (1, 3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_several_embeddings_in_one_pass_are_steps_in_turn(policy, architecture):
+    chosen = policy(architecture)
+    table = chosen.model.get_input_embeddings().weight.detach()
+    with torch.no_grad():
+        cache, _ = prefill(chosen, TOKENS[:3])
+        reached, finals = decode_embeddings(chosen, cache, table[TOKENS[3:]][None])
+        for t, token in enumerate(TOKENS[3:]):
+            cache, final = decode_step(chosen, cache, token)
+            torch.testing.assert_close(finals[0, t], final, rtol=1e-11, atol=1e-12)
+    for pair, expected in zip(reached, cache, strict=True):
+        for one, other in zip(pair, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
 def test_a_step_is_differentiable_in_all_that_it_reads(policy):

@@ -35,10 +35,17 @@ def decode_embedding(
     policy: Policy, cache: Cache, embeddings: Float[Tensor, "B D"]
 ) -> tuple[Cache, Float[Tensor, "B D"]]:
     """As `decode_step` from embedding vectors in the place of a token, several copies at once."""
+    reached, states = decode_embeddings(policy, cache, embeddings[:, None])
+    return reached, states[:, 0]
+
+
+def decode_embeddings(
+    policy: Policy, cache: Cache, embeddings: Float[Tensor, "B S D"]
+) -> tuple[Cache, Float[Tensor, "B S D"]]:
+    """Several steps of `decode_embedding` in one pass, where what they read is known before."""
     copies = len(embeddings)
     spread = [(k.expand(copies, *k.shape[1:]), v.expand(copies, *v.shape[1:])) for k, v in cache]
-    reached, states = _run(policy, spread, inputs_embeds=embeddings[:, None])
-    return reached, states[:, 0]
+    return _run(policy, spread, inputs_embeds=embeddings)
 
 
 @torch.no_grad()

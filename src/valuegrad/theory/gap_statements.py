@@ -1,21 +1,30 @@
-"""The statements of gap and impact: Eqs. 20, 24, 26, Props. 2, 3, Thm. 1, correction E."""
+"""The statements of gap and impact: Eqs. 20, 24, 26, Props. 2, 3, Thm. 1, corrections E, H."""
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from valuegrad.credit.attention_paths import attention_paths, weight_correlation
+from valuegrad.credit.costate_difference import difference_by_recursion, state_costates
+from valuegrad.credit.relaxed import Relaxed, relaxed_costates
 from valuegrad.credit.sampling_gap import LINKS, sampling_gaps
 from valuegrad.credit.theorem_one import theorem_one
 from valuegrad.impact.vocabulary import measure
+from valuegrad.methods import XI, advantages
 from valuegrad.model.cache import prefill
-from valuegrad.model.policy import logits
+from valuegrad.model.policy import Policy, logits
 from valuegrad.prompts import Prompts
 from valuegrad.rewards.exact import Exact
 from valuegrad.rewards.example import Example
 from valuegrad.theory.case import COMPLETION, Case
-from valuegrad.theory.statement import Statement, equality, inequality
+from valuegrad.theory.statement import EXACT, Statement, equality, inequality
+
+# Tokens in a GRPO group; ψ is 1 for no size of it at every p.
+GROUP = 8
 
 
 def sampling_gap_statements(case: Case) -> Iterator[Statement]:
@@ -53,15 +62,72 @@ def attention_statements(case: Case) -> Iterator[Statement]:
 
 
 def theorem_one_statements(case: Case) -> Iterator[Statement]:
-    """Both sides of Theorem 1 for a random reward of a relaxed rollout."""
+    """Theorem 1 as stated, and what its proof proves, for relaxed rollouts (correction H)."""
     direction = torch.randn(case.policy.head.shape[0], generator=case.generator).double()
 
     def reward(soft: Tensor) -> Tensor:
         return (soft @ direction.to(soft)).square().mean()
 
-    found = theorem_one(case.policy, case.prompt[-3:], 3, reward)
+    policy, prompt = case.policy, case.prompt[-3:]
+    yield from _theorem_one_as_stated(policy, prompt)
+    given = Relaxed(policy, prompt, 3, reward)
+    found = theorem_one(policy, prompt, 3, reward)
     name = "attention-only − BPTT costate ≤ Σ (Π ‖J‖) ε over the cache state"
-    yield inequality(name, "Thm. 1", found.left, found.right)
+    yield inequality(name, "Thm. 1", found.left, found.right, note=_slack(found.right, found.left))
+    name = "… ≤ Σ ‖∂h_t/∂x_1‖ ‖S_tᵀ λ_{t+1}‖, Jacobians accumulated"
+    note = _slack(found.accumulated, found.left)
+    yield inequality(name, "Correction H", found.left, found.accumulated, note=note)
+    name = "δ_t = A_tᵀ δ_{t+1} − S_tᵀ λ_{t+1} gives that difference"
+    by_steps = difference_by_recursion(given, *state_costates(given, detached=True)[:2])
+    yield equality(name, "Correction H", found.difference, by_steps)
+    shorter = theorem_one(policy, prompt, 2, reward)
+    name = "at T = 2 the accumulated bound is the difference's norm"
+    yield equality(name, "Correction H", shorter.left, shorter.accumulated)
+
+
+def _slack(bound: float, side: float) -> str:
+    """What a bound's slack says of the code."""
+    slack = bound / side if side else math.inf
+    blind = "; above 10 it is no check of the code, which the recursion's row is"
+    return f"slack {slack:.3g}" + (blind if slack > 10 else "")
+
+
+def _theorem_one_as_stated(policy: Policy, prompt: list[int]) -> Iterator[Statement]:
+    """T = 1, reward 1 for one token: the right side of Eq. 23 is empty, the left is not 0."""
+    with torch.no_grad():
+        _, finals = prefill(policy, prompt)
+        p = logits(policy, finals[-1]).softmax(0)
+    accepted = int(p.argsort(descending=True)[1])
+    bptt = relaxed_costates(policy, prompt, 1, lambda soft: soft[0, accepted]).bptt[0]
+    bound = theorem_one(policy, prompt, 1, lambda soft: soft[0, accepted]).right
+    mean = _mean_costate(p, policy.head, accepted)
+    psi = _finite_group_slope(float(p[accepted]))
+    name = f"mean GRPO costate of groups of {GROUP} = ψ ∇V, 1 for one token"
+    yield equality(name, "Correction H", mean, psi * bptt)
+    name = "mean GRPO − BPTT costate ≤ Σ (Π ‖J‖) ε at T = 1, an empty sum"
+    note = f"the left side is |ψ − 1| ‖∇V‖ with ψ = {psi:.3f}; error relative to ‖∇V‖"
+    side = float((mean - bptt).norm())
+    error = (side - bound) / float(bptt.norm())
+    yield Statement(name, "Thm. 1", side, bound, error, EXACT, "<=", "paper", note)
+
+
+def _mean_costate(p: Tensor, head: Tensor, accepted: int) -> Tensor:
+    """E λ̂ at ``"final"`` of a token of a GRPO group, over every number of accepted ones in it."""
+    counts, scores = torch.arange(GROUP + 1), head - p @ head
+    rewards = (torch.arange(GROUP) < counts[:, None]).double()
+    given, rate = advantages(rewards, "grpo"), float(p[accepted])
+    chance = torch.as_tensor(binom.pmf(counts.numpy(), GROUP, rate))
+    right, wrong = (chance @ (given * part).mean(1) for part in (rewards, 1 - rewards))
+    others = p.index_fill(0, torch.tensor([accepted], device=p.device), 0.0) / (1 - rate)
+    return right * scores[accepted] + wrong * (others @ scores)
+
+
+def _finite_group_slope(p: float) -> float:
+    """ψ(p, G) = E[k (G − k) / (G² (s_k + ξ))] / (p (1 − p)), k ~ Bin(G, p), s_k with Bessel."""
+    k = np.arange(1, GROUP)
+    spread = k * (GROUP - k)
+    sides = spread / (GROUP**2 * (np.sqrt(spread / (GROUP * (GROUP - 1))) + XI))
+    return float(binom.pmf(k, GROUP, p) @ sides) / (p * (1 - p))
 
 
 def impact_statements(case: Case) -> Iterator[Statement]:
