@@ -80,8 +80,8 @@ def test_predictors_are_in_order_of_their_correlation():
 def test_a_statement_of_the_paper_that_fails_is_no_alarm():
     holds, fails = inequality("small", "source", 1.0, 2.0), inequality("large", "s", 2.0, 1.0)
     lines = printed(verify_table([holds, fails]))
-    assert lines[1] == ["small", "source", "1", "2", "yes"]
-    assert lines[2] == ["large", "s", "2", "1", "NO"]
+    assert lines[1] == ["small", "source", "1", "2", "×2", "bound"]
+    assert lines[2] == ["large", "s", "2", "1", "×0.5", "NO"]
 
 
 def test_bounds_are_named_by_their_folder():

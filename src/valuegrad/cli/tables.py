@@ -78,22 +78,24 @@ def predictor_table(result: StudyResult) -> Table:
 
 
 def verify_table(statements: Sequence[Statement]) -> Table:
-    """Both sides of every statement, and whether it holds."""
+    """Both sides of every statement, and whether it holds: as a check, or as a bound with slack."""
     result = Table(box=None, header_style="bold", pad_edge=False)
     result.add_column("statement", ratio=1)
     result.add_column("source", max_width=13)
-    for name in ("left", "right", "error"):
+    for name in ("left", "right", "error, ×"):
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("holds", no_wrap=True)
     for statement in statements:
         fails = "[yellow]no (paper)[/]" if statement.form == "paper" else "[bold red]NO[/]"
+        holds = "[cyan]bound[/]" if statement.kind == "bound" else "[green]yes[/]"
+        slack = "" if math.isnan(statement.slack) else f"×{statement.slack:.3g}"
         result.add_row(
             escape(statement.name),
             escape(statement.source),
             _text(statement.left),
             _text(statement.right),
-            f"{statement.error:.0e}" if statement.relation == "=" else "",
-            "[green]yes[/]" if statement.holds else fails,
+            f"{statement.error:.0e}" if statement.relation == "=" else slack,
+            holds if statement.holds else fails,
         )
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -50,13 +51,15 @@ def verify(
             seed=seed,
             progress=lambda name: progress(name, next(done), len(PARTS)),
         )
-    rows = [asdict(s) | {"holds": s.holds, "slack": s.slack} for s in found]
+    added = ("holds", "slack", "kind", "check")
+    rows = [asdict(s) | {name: getattr(s, name) for name in added} for s in found]
     failed = [s for s in found if s.form == "corrected" and not s.holds]
     paper = [s for s in found if s.form == "paper"]
+    held = Counter(s.kind for s in found if s.holds)
     verdict = (
-        f"{len(found) - len(paper) - len(failed)} corrected statements hold, "
-        f"{len(failed)} fail; of {len(paper)} forms as in the paper "
-        f"{sum(not s.holds for s in paper)} fail here"
+        f"{held['check']} checks and {held['bound']} bounds hold, {len(failed)} fail; of "
+        f"{len(paper)} forms as in the paper {sum(not s.holds for s in paper)} fail here. "
+        "A bound, with its slack ×, is true of the numbers and no check of the code"
     )
     deliver(common, rows, verify_table(found), verdict, name="verify")
     return [f"fails: {s.name} ({s.source})" for s in failed]

@@ -83,9 +83,9 @@ def shared_leaf(policy: Policy, site: Site, position: int) -> Iterator[list[Tens
 
 @contextmanager
 def shifted(
-    policy: Policy, site: Site, position: int, shift: Float[Tensor, " D"]
+    policy: Policy, site: Site, position: int, shift: Float[Tensor, "*B D"]
 ) -> Iterator[None]:
-    """While open, add a vector to the state at one position of every row."""
+    """While open, add a vector to the state at one position of every row, or one to each row's."""
 
     def add(state: Tensor) -> Tensor:
         moved = state.clone()

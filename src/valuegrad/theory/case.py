@@ -1,5 +1,6 @@
 """What the statements are evaluated on: one prompt and a completion drawn after it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,11 +8,15 @@ from torch import Tensor
 
 from valuegrad.credit.completions import Completions, completions
 from valuegrad.errors import UserError
-from valuegrad.model.cache import sampled
-from valuegrad.model.policy import Policy
+from valuegrad.model.cache import prefill, sampled
+from valuegrad.model.policy import Policy, Site, logits
 from valuegrad.model.tokens import encode
+from valuegrad.prompts import Kind, Prompts
+from valuegrad.rewards.exact import Exact
+from valuegrad.rewards.example import Example
 
 COMPLETION = 5
+RANKS = (0, 2, 20)  # of the tokens that count as right in turn, the likeliest first
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,23 @@ class Case:
         """The completion as what costates are formed of."""
         return completions(self.policy, [self.sequence], len(self.prompt), self.advantages[None])
 
+    @property
+    def middle(self) -> Site:
+        """A site from which attention carries credit on: half way up, below the last block."""
+        return self.policy.sites[len(self.policy.sites) // 2 - 1]
+
+    @torch.no_grad()
+    def likely(self, sequence: list[int] | None = None) -> list[int]:
+        """The tokens in order of their probability after the prompt, or after a sequence."""
+        _, finals = prefill(self.policy, sequence or self.prompt)
+        return logits(self.policy, finals[-1]).argsort(descending=True).tolist()
+
+    def one_token_answers(self) -> Prompts:
+        """The prompt with one token as the right answer, once for each of `RANKS`."""
+        likely = self.likely()
+        answers = [(likely[min(rank, len(likely) - 1)],) for rank in RANKS]
+        return exact_prompts(self.text, [tuple(self.prompt)] * len(answers), answers)
+
 
 def make_case(policy: Policy, text: str, seed: int) -> Case:
     """Draw a completion of a prompt from the policy, and random advantages."""
@@ -38,6 +60,20 @@ def make_case(policy: Policy, text: str, seed: int) -> Case:
     sequence = prompt + sampled(policy, prompt, COMPLETION, generator)
     advantages = torch.randn(COMPLETION, generator=generator, dtype=torch.float64)
     return Case(policy, text, prompt, sequence, advantages, generator, seed)
+
+
+def exact_prompts(
+    text: str,
+    tokens: Sequence[tuple[int, ...]],
+    answers: Sequence[tuple[int, ...]],
+    stops: tuple[int, ...] = (),
+) -> Prompts:
+    """Prompts and right answers as a task has them; answers of one token have no stops."""
+    single = max(map(len, answers)) == 1
+    longest = max(map(len, answers)) + bool(stops)
+    examples = (Example(text, ""),) * len(tokens)
+    kind: Kind = "one token" if single else "exact"
+    return Prompts(kind, examples, tuple(tokens), tuple(answers), stops, longest, Exact())
 
 
 def encoded(policy: Policy, prompt: str, least: int, most: int) -> list[int]:

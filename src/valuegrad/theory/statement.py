@@ -1,6 +1,7 @@
 """One statement of the theory with both of its sides evaluated: a row of ``valuegrad verify``."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 Form = Literal["corrected", "paper"]
+Kind = Literal["check", "bound", "paper"]
+Side = Tensor | float | Sequence[Tensor] | Sequence[float]
 # Relative error up to which an identity holds in float64: rounding.
 EXACT = 1e-10
 
@@ -49,25 +52,60 @@ class Statement:
 
     @property
     def slack(self) -> float:
-        """Right / left, by which an inequality holds; NaN where the left side is 0."""
-        return self.right / self.left if self.left else math.nan
+        """Right / left, by which an inequality holds; NaN where the left side is not above 0."""
+        return self.right / self.left if self.left > 0 else math.nan
+
+    @property
+    def kind(self) -> Kind:
+        """What its holding says: an identity checks the code, for 1% in a side breaks it.
+
+        A bound holds all the same where a side is wrong by less than its slack, and a form of the
+        paper's is there to be seen failing.
+        """
+        if self.form == "paper":
+            return "paper"
+        return "check" if self.relation == "=" else "bound"
+
+    @property
+    def check(self) -> bool:
+        """Whether it is an identity that the code is checked by."""
+        return self.kind == "check"
 
 
 def equality(
     name: str,
     source: str,
-    left: Tensor | float,
-    right: Tensor | float,
+    left: Side,
+    right: Side,
     tolerance: float = EXACT,
     *,
+    entrywise: bool = False,
     form: Form = "corrected",
     note: str = "",
 ) -> Statement:
-    """An identity of two arrays: its error is ‖left − right‖ / max(‖left‖, ‖right‖)."""
-    one, other = (torch.as_tensor(side, dtype=torch.float64) for side in (left, right))
-    difference, sizes = float((one - other).norm()), (float(one.norm()), float(other.norm()))
-    error = difference / max(sizes) if max(sizes) else difference
-    return Statement(name, source, *sizes, error, tolerance, "=", form, note)
+    """An identity of arrays or lists of them: its error is ‖left − right‖ / max(‖left‖, ‖right‖).
+
+    With ``entrywise`` it is the largest of those errors of the entries, so that a small one counts
+    as much as a large one.
+    """
+    squares, sizes, worst = 0.0, [0.0, 0.0], 0.0
+    for one, other in zip(_parts(left), _parts(right), strict=True):
+        assert one.shape == other.shape, (name, one.shape, other.shape)
+        difference = (one - other).abs()
+        squares += float(difference.square().sum())
+        sizes = [s + float(x.square().sum()) for s, x in zip(sizes, (one, other), strict=True)]
+        larger = torch.maximum(one.abs(), other.abs())
+        share = torch.where(difference == 0, 0.0, difference / larger)
+        worst = max(worst, float(share.max())) if not share.isnan().any() else math.nan
+    largest = math.sqrt(max(sizes))
+    error = worst if entrywise else math.sqrt(squares) / (largest or 1.0)
+    one_size, other_size = map(math.sqrt, sizes)
+    return Statement(name, source, one_size, other_size, error, tolerance, "=", form, note)
+
+
+def _parts(side: Side) -> list[Tensor]:
+    parts = side if isinstance(side, Sequence) else [side]
+    return [torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in parts]
 
 
 def inequality(

@@ -10,7 +10,16 @@ import torch
 
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
-from valuegrad.theory import continuous_lens, credit_statements, gap_statements
+from valuegrad.theory import (
+    continuous_lens,
+    credit_statements,
+    gap_statements,
+    impact_statements,
+    relaxed_statements,
+    theorem_one_statements,
+    update_statements,
+    value_statements,
+)
 from valuegrad.theory.case import Case, make_case
 from valuegrad.theory.settings import PROMPT
 from valuegrad.theory.statement import Statement
@@ -18,11 +27,16 @@ from valuegrad.theory.statement import Statement
 PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
     "costates": credit_statements.costate_statements,
     "adjoint recursion": credit_statements.recursion_statements,
-    "value gradients": credit_statements.value_gradient_statements,
+    "value gradients": value_statements.value_gradient_statements,
+    "norms": value_statements.norm_statements,
+    "exact answers": value_statements.answer_statements,
+    "relaxed rollouts": relaxed_statements.relaxed_statements,
     "sampling gap": gap_statements.sampling_gap_statements,
     "attention paths": gap_statements.attention_statements,
-    "Theorem 1": gap_statements.theorem_one_statements,
-    "impact": gap_statements.impact_statements,
+    "Theorem 1": theorem_one_statements.theorem_one_statements,
+    "impact": impact_statements.impact_statements,
+    "impact of exact answers": impact_statements.exact_answer_statements,
+    "updates": update_statements.update_statements,
     "continuous lens": lambda case: continuous_lens.control_statements(case.seed),
 }
 
