@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import valuegrad
+from valuegrad.theory.verify import verify
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "valuegrad"
@@ -49,6 +50,8 @@ def rows():
 
 
 ROWS = list(rows())
+INDEX = [row for row in ROWS if "statement" in row]
+VERIFIED, ORACLE = "in `verify`", "oracle in `tests/`"
 
 
 def code(cell):
@@ -76,7 +79,7 @@ def test_files_exist_and_name_their_equations_at_once(row):
     paths = [SOURCE / name for name in code(row["file"])]
     assert [path for path in paths if not path.is_file()] == []
     first_lines = "\n".join("\n".join(path.read_text().splitlines()[:3]) for path in paths)
-    asked = {k: v for k, v in row.items() if k != "file"}
+    asked = {k: v for k, v in row.items() if k not in ("file", VERIFIED, ORACLE)}
     assert labels(" ".join(asked.values())) <= labels(first_lines)
 
 
@@ -112,7 +115,8 @@ def test_names_resolve(name, files):
 def test_files_that_the_text_cites_exist(document):
     text = (ROOT / "docs" / document).read_text()
     for cited in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md))`", text):
-        assert (SOURCE / cited).is_file() or (ROOT / cited).is_file(), cited
+        places = (SOURCE, ROOT, ROOT / "tests")
+        assert any((place / cited).is_file() for place in places), cited
 
 
 def test_ranges_and_lists_of_labels_are_written_out():
@@ -128,5 +132,30 @@ def test_ranges_and_lists_of_labels_are_written_out():
 def test_every_correction_is_in_the_index():
     text = (ROOT / "docs" / "corrections.md").read_text()
     letters = set(re.findall(r"^\*\*([A-H])\. ", text, re.MULTILINE))
-    indexed = labels(" ".join(row["statement"] for row in ROWS if "statement" in row))
+    indexed = labels(" ".join(row["statement"] for row in INDEX))
     assert letters == {number for kind, number in indexed if kind == "Correction"}
+
+
+def test_every_source_of_verify_is_in_the_index_and_every_one_there_is_a_source(policy):
+    sources = {statement.source for statement in verify(policy("gpt2"))}
+    named = [re.findall('"([^"]+)"', row[VERIFIED].replace('`"final"`', "")) for row in INDEX]
+    assert {source for row in named for source in row} == sources
+    for row, given in zip(INDEX, named, strict=True):
+        assert given or row[VERIFIED].startswith("–"), row
+
+
+def test_every_statement_of_the_index_has_an_oracle_in_the_tests():
+    for row in INDEX:
+        files = code(row[ORACLE])
+        assert files, row
+        assert all((ROOT / "tests" / name).is_file() for name in files), row
+
+
+def test_every_statement_of_the_paper_is_in_the_index_or_said_to_state_nothing():
+    text = (ROOT / "docs" / "theory.md").read_text()
+    closing = " ".join(text[text.index("What one model cannot show") :].split())
+    found = labels(" ".join(row["statement"] for row in INDEX)) | labels(closing)
+    assert {int(number) for kind, number in found if kind == "Eq"} == set(range(1, 32))
+    for kind, numbers in {"Prop": "123", "Def": "12", "Lemma": "1", "Thm": "1"}.items():
+        assert {number for k, number in found if k == kind} == set(numbers)
+    assert ("Corollary", "1") in found

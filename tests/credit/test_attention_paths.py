@@ -67,3 +67,11 @@ def test_weights_sum_to_one_over_the_keys(policy):
 def test_bad_input(policy, query, keys, message):
     with pytest.raises(UserError, match=message):
         attention_paths(policy("olmo2"), SEQUENCE, query, keys)
+
+
+def test_some_layers_are_measured_as_all_are(policy):
+    whole = attention_paths(policy("olmo2"), SEQUENCE, QUERY, [0, 2])
+    some = attention_paths(policy("olmo2"), SEQUENCE, QUERY, [0, 2], [1])
+    assert some == [path for path in whole if path.layer == 1]
+    with pytest.raises(UserError, match="layers: got 2; wanted 0 to 1"):
+        attention_paths(policy("olmo2"), SEQUENCE, QUERY, [0], [2])

@@ -1,5 +1,7 @@
 """Score vectors of every token against those of autograd, written out one token at a time."""
 
+import math
+
 import pytest
 import torch
 from tests import oracles
@@ -12,6 +14,7 @@ from valuegrad.credit.score_geometry import (
     site_geometry,
 )
 from valuegrad.group_advantages import group_advantages
+from valuegrad.methods import advantages
 
 PROMPT = [5, 9, 33, 7]
 
@@ -83,3 +86,24 @@ def test_norms_survive_a_common_part_of_the_rows():
     found = final_geometry(centred_head(head), mean_row, torch.zeros_like(mean_row))
     expected = (head.double() - mean_row.double()).square().sum(1)
     torch.testing.assert_close(found.squared_norm[0], expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("chance", [1e-3, 1e-8, 1e-10])
+def test_rare_groups_count_where_success_is_rare(chance):
+    """Groups with two successes among the others have chance p² and move all by as much as G."""
+    p = torch.tensor([[chance, 0.4, 0.6 - chance]], dtype=torch.float64)
+    head = torch.tensor([[1.0, 0.2], [-0.3, 1.0], [0.2, -0.7]], dtype=torch.float64)
+    mean_row, kinds = p @ head, torch.tensor([[1, 0, 0]])
+    gradient = chance * (head[:1] - mean_row)
+    geometry = final_geometry(centred_head(head), mean_row, gradient)
+    mass = torch.tensor([[1 - chance, chance]], dtype=torch.float64)
+    group = group_advantages(torch.tensor([0.0, 1.0]).double(), mass, "grpo", 4)
+    expected = 0.0
+    for k in range(4):
+        ways = math.comb(3, k) * chance**k * (1 - chance) ** (3 - k)
+        for row, own in enumerate((1.0, 0.0, 0.0)):
+            rewards = torch.tensor([[own, *[1.0] * k, *[0.0] * (3 - k)]], dtype=torch.float64)
+            distance = advantages(rewards)[0, 0] * (head[row] - mean_row[0]) - gradient[0]
+            expected += ways * float(p[0, row] * distance.norm())
+    error = float(mean_costate_error(p, kinds, geometry, group))
+    assert error == pytest.approx(expected, rel=1e-9, abs=0)

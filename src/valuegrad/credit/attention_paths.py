@@ -38,22 +38,27 @@ class AttentionPath:
 
 
 def attention_paths(
-    policy: Policy, sequence: Sequence[int], query: int, keys: Sequence[int]
+    policy: Policy,
+    sequence: Sequence[int],
+    query: int,
+    keys: Sequence[int],
+    layers: Sequence[int] | None = None,
 ) -> list[AttentionPath]:
-    """Measure the attention path from a query back to earlier positions, in every layer (Prop. 3).
+    """Measure the attention path from a query back to earlier positions, layer by layer (Prop. 3).
 
     Args:
         policy: the policy.
         sequence: token ids.
         query: position of the later vector.
         keys: positions of the earlier ones, each below `query`.
+        layers: which; left out, all of them.
 
     Returns:
         One a layer and key, layer by layer: norm (state / state), effective rank and its bound,
         and the attention weight, mean and largest over heads.
 
     Raises:
-        UserError: positions outside the sequence or not before the query.
+        UserError: positions outside the sequence or not before the query, no such layer.
 
     Example:
         ``attention_paths(policy, [5, 7, 2, 9], 3, [0, 1, 2])[0].norm``
@@ -63,14 +68,18 @@ def attention_paths(
     for key in keys:
         if not 0 <= key < query:
             raise UserError("keys", str(key), f"0 to {query - 1}", "choose earlier positions")
+    chosen = range(len(policy.blocks)) if layers is None else layers
+    for layer in chosen:
+        if not 0 <= layer < len(policy.blocks):
+            raise UserError("layers", str(layer), f"0 to {len(policy.blocks) - 1}", "choose others")
     inputs, weights = _read(policy, sequence)
     config = policy.model.config.get_text_config()
     heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     found = []
-    for layer, given in enumerate(inputs):
+    for layer in chosen:
         for key in keys:
-            path = _path(policy, layer, given, key, query)
+            path = _path(policy, layer, inputs[layer], key, query)
             norm, on_key = spectral_norm(path), weights[layer][0, :, query, key]
             found.append(
                 AttentionPath(

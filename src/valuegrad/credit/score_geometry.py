@@ -15,7 +15,7 @@ from torch import Tensor
 
 from valuegrad.group_advantages import GroupAdvantages
 
-NEGLIGIBLE = 1e-14  # probability of a value of Â that changes no digit
+NEGLIGIBLE = 1e-26  # probability of a value of Â; ‖G‖, which it is added to, may be 1e-9 and less
 
 
 @dataclass(frozen=True)

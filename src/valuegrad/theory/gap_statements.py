@@ -149,8 +149,9 @@ def attention_statements(case: Case) -> Iterator[Statement]:
     """Prop. 3, with the norm and the effective rank that it leaves open."""
     query = len(case.sequence) - 1
     keys = sorted({query * i // 8 for i in range(8)})
-    paths = attention_paths(case.policy, case.sequence, query, keys)
-    layer = len(case.policy.blocks) // 2
+    depth = len(case.policy.blocks)
+    layer, layers = depth // 2, sorted({0, depth // 2, depth - 1})
+    paths = attention_paths(case.policy, case.sequence, query, keys, layers)
     (path,) = (p for p in paths if (p.layer, p.key) == (layer, keys[-1]))
     dense = _dense_path(case.policy, case.sequence, layer, keys[-1], query)
     norm = float(torch.linalg.matrix_norm(dense, 2))
@@ -160,7 +161,6 @@ def attention_statements(case: Case) -> Iterator[Statement]:
     rank = float(dense.square().sum()) / norm**2
     yield equality(name, "Prop. 3", path.effective_rank, rank, NORM, note=note)
     widest = max(paths, key=lambda path: path.effective_rank)
-    layers = range(len(case.policy.blocks))
     each = [weight_correlation([path for path in paths if path.layer == i]) for i in layers]
     name = "effective rank of the attention path ≤ d_head · n_heads"
     note = f"the width is {widest.width}; rank correlation of its norm with the attention "
