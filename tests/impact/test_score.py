@@ -59,7 +59,7 @@ def test_the_score_puts_measurements_and_probe_together(policy, task, method):
         np.testing.assert_array_equal(rows[name], getattr(ready, name))
     assert list(rows["prompt"]) == [e.prompt for e in task("gpt2").evaluation]
     assert set(rows) == {
-        *(*SHARED, "probe_step", "prompt", "signal", "readiness", "verdict"),
+        *(*SHARED, "probe_step", "prompt", "stratum", "signal", "readiness", "verdict"),
         *(f"{name}:{m}" for name in BY_METHOD for m in oracles.METHODS),
     }
 

@@ -56,6 +56,7 @@ def measure(
     alpha: float = ALPHA,
     group_size: int = Budget.group_size,
     deeper: tuple[Sequence[int], Rollouts] | None = None,
+    strata: Sequence[str] | None = None,
 ) -> tuple[dict[Method, Impact], float]:
     """Measure everything of theory §6 from groups of rollouts, one a prompt.
 
@@ -96,7 +97,7 @@ def measure(
     for m in methods:
         rows = Signals(**vars(moments), **_by_prompt(found[m], owners))
         uncertain = replace(rows, headroom=pseudo)
-        impacts[m] = summarise(m, site, alpha, group_size, rows, uncertain)
+        impacts[m] = summarise(m, site, alpha, group_size, rows, uncertain, strata)
     return impacts, difference
 
 

@@ -7,9 +7,10 @@ N prompts
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,7 @@ from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.headroom import LARGE
 from valuegrad.impact.settings import ALPHA
 from valuegrad.model.policy import Site
+from valuegrad.tasks.strata import strata_codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,21 +132,26 @@ def summarise(
     group_size: int,
     rows: Signals,
     uncertain: Signals | None = None,
+    strata: Sequence[str] | None = None,
 ) -> Impact:
     """Average the measurements of prompts, with standard errors by the jackknife over prompts.
 
+    That is by stratum, Σ_h (N_h − 1)/N_h Σ_{i∈h} (θ_{−i} − mean_h θ_{−i})², where there are some.
     ``uncertain`` holds what standard errors are formed of where that is not the rows themselves:
     draws, of which an error of 0 is undefined.
     """
     rows = rows.map(lambda x: x.cpu())
     count = len(rows.reward)
+    codes = strata_codes(strata, count)
     means = _combined(rows.map(lambda x: x.mean(0, keepdim=True)), rows, alpha)
     errors = dict.fromkeys(means, math.nan)
     if count > 1:
         spread = rows if uncertain is None else uncertain
-        left_out = _combined(spread.map(lambda x: (x.sum() - x) / (count - 1)), spread, alpha)
+        cells = [np.flatnonzero(codes == h) for h in range(codes.max() + 1)]
+        left_out = _combined(spread.map(lambda x: _left_out(x, cells)), spread, alpha, cells)
         for name, x in left_out.items():
-            errors[name] = float(((count - 1) / count * (x - x.mean()).square().sum()).sqrt())
+            parts = ((len(c) - 1) / len(c) * (x[c] - x[c].mean()).square().sum() for c in cells)
+            errors[name] = math.sqrt(math.fsum(map(float, parts)))
     if uncertain is not None:
         # Prompts that all say the same do not say how sure that is.
         errors = {name: error or math.nan for name, error in errors.items()}
@@ -152,14 +159,25 @@ def summarise(
     return Impact(method, site, alpha, group_size, measured, Measurements(**errors), rows)
 
 
-def _combined(mean: Signals, rows: Signals, alpha: float) -> dict[str, Tensor]:
+def _left_out(x: Tensor, cells: Sequence[np.ndarray]) -> Tensor:
+    """The mean without each prompt, the weight of whose stratum stays as it is."""
+    means = torch.empty_like(x)
+    for cell in cells:
+        inside = x[cell]
+        means[cell] = x.mean() + (inside.mean() - inside) * (len(cell) / (len(cell) - 1) / len(x))
+    return means
+
+
+def _combined(
+    mean: Signals, rows: Signals, alpha: float, cells: Sequence[np.ndarray] | None = None
+) -> dict[str, Tensor]:
     """Measurements as functions of means over prompts, of all or with each left out."""
     # E[e^{αr}] = e^c (1 + E[e^{log tilt − c} − 1]) for any c; this one keeps the digits.
     centre = alpha * rows.reward.mean()
     centre = centre if rows.log_tilt.max() - centre < LARGE else rows.log_tilt.max()
     tilted = torch.expm1(rows.log_tilt - centre)
     count = len(tilted)
-    tilt = tilted.mean() if len(mean.reward) == 1 else (tilted.sum() - tilted) / (count - 1)
+    tilt = tilted.mean() if cells is None else _left_out(tilted, cells)
     composed = {
         "reward_before": mean.reward,
         "headroom_pooled": (torch.log1p(tilt) + centre) / alpha - mean.reward,

@@ -66,7 +66,12 @@ def measure(
         errors = dict.fromkeys(methods, torch.full_like(squared, torch.nan))
     return {
         m: summarise(
-            m, found.site, alpha, group_size, signals(moments, population.slope, squared, errors[m])
+            m,
+            found.site,
+            alpha,
+            group_size,
+            signals(moments, population.slope, squared, errors[m]),
+            strata=prompts.strata,
         )
         for m, population in populations.items()
     }

@@ -100,7 +100,12 @@ def measure(
         squared, errors = _gradients(policy, prompts, chunks, populations, site)
     return {
         m: summarise(
-            m, site, alpha, group_size, signals(moments, populations[m].slope, squared, errors[m])
+            m,
+            site,
+            alpha,
+            group_size,
+            signals(moments, populations[m].slope, squared, errors[m]),
+            strata=prompts.strata,
         )
         for m in methods
     }
