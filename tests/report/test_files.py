@@ -45,7 +45,7 @@ def test_two_checkpoints_that_an_earlier_version_gave_one_label_stay_two(tmp_pat
     (tmp_path / "study.json").write_text(to_json(found))
     page = Path(rebuild_report(tmp_path)["report"]).read_text("utf-8")
     assert "a/x/step1" in page
-    assert "b/x/step1 is predicted to gain most" in page
+    assert "b/x/step1 has the highest probe_step" in page
 
 
 @pytest.mark.parametrize(
