@@ -62,6 +62,14 @@ def test_a_summary_that_cannot_be_read_is_refused(tmp_path, text, message):
         rebuild_report(tmp_path)
 
 
+def test_rows_of_two_versions_stand_in_one_file(tmp_path):
+    old, new = (outcome(name, [0.1, 0.2]).measured[0] for name in "ab")
+    new.score["rows"]["stratum"] = ["0:A", "0:B"]
+    write_prompts(tmp_path, Outcome((old, new), {}, 0))
+    found = pq.read_table(tmp_path / "prompts.parquet").to_pydict()
+    assert found["stratum"] == [None, None, "0:A", "0:B"]
+
+
 def test_a_folder_without_a_summary_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"STUDY_DIR: got .* which has no study\.json"):
         rebuild_report(tmp_path)

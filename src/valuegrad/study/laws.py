@@ -3,7 +3,7 @@
 A law is judged on checkpoints that its fit has not seen. Neighbours of one run err alike, so that
 of a run a checkpoint is left out with the h next to it on either side (h-block cross-validation:
 Burman, Chow and Nolan 1994), h a quarter of the checkpoints: with AR(0.8) residuals of 8 to 40
-checkpoints the error so found is 0.86 to 1.24 of that on a new run, 0.46 to 0.76 with h = 0.
+checkpoints the error so found is 0.86 to 1.23 of that on a new run, 0.46 to 0.76 with h = 0.
 
 n checkpoints · K numbers of updates
 """

@@ -113,6 +113,23 @@ class StudyResult:
     checkpoints: tuple[Annotated[CheckpointResult, BeforeValidator(_parted)], ...]
 
 
+OUTDATED = "of an earlier version; run the study again, its records are kept"
+
+
+def _current(found: PredictorResult) -> PredictorResult:
+    """Without what earlier versions, which name no test, meant something else by."""
+    if found.test or math.isnan(found.spearman_gain):
+        return found
+    fields = ("interval", "p_value", "regret", "partial_given_step")
+    return replace(
+        found,
+        spearman_gain_interval=(math.nan, math.nan),
+        p_value=math.nan,
+        regret=math.nan,
+        reasons=found.reasons | dict.fromkeys(fields, OUTDATED),
+    )
+
+
 def study_document(result: StudyResult) -> dict[str, Any]:
     """The JSON document of ``valuegrad study``, but for its paths: `to_json` makes it text."""
     rows = []
@@ -130,6 +147,7 @@ def study_result(document: Any) -> StudyResult:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    result = replace(result, predictors={n: _current(p) for n, p in result.predictors.items()})
     found = result.checkpoints
     if len({checkpoint.label for checkpoint in found}) == len(found):
         return result
