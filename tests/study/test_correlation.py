@@ -110,6 +110,25 @@ def test_the_interval_covers_the_correlation_with_expected_gains(kind):
     assert stats.binomtest(covered, kept, 0.95, alternative="less").pvalue > LEVEL
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_hardly_ever_given_an_interval_that_misses(kind):
+    rng = np.random.default_rng(10 + KINDS.index(kind))
+    trials, given, missed = 300, 0, 0
+    for trial in range(trials):
+        n, scatter = int(rng.choice([5, 12, 20])), rng.choice([1.0, 3.0])
+        scores, other = series(kind, (2, n), rng)
+        truth = 0.97 * scores + 0.24 * other
+        noise = scatter * truth.std() * math.sqrt(3) * rng.standard_normal((n, 3))
+        steps = np.arange(float(n))
+        found = correlate(scores, truth[:, None] + noise, steps=steps, resamples=400, seed=trial)
+        low, high = found.interval
+        rho = stats.spearmanr(scores, truth).statistic
+        given += not math.isnan(low)
+        missed += not math.isnan(low) and not low - 1e-9 <= rho <= high + 1e-9
+    assert given < 0.2 * trials
+    assert stats.binomtest(missed, trials, 0.05, alternative="greater").pvalue > LEVEL
+
+
 def test_seeds_drawn_anew_would_count_their_scatter_twice():
     """Why the interval is no bootstrap: what that covers, on the same kind of studies."""
     rng = np.random.default_rng(0)
