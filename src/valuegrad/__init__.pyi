@@ -97,8 +97,8 @@ from .impact.score import Score as Score
 from .impact.score import score as score
 from .study.laws import Law as Law
 from .study.laws import tilt as tilt
-from .study.statistics import Correlation as Correlation
-from .study.statistics import correlate as correlate
+from .study.correlation import Correlation as Correlation
+from .study.correlation import correlate as correlate
 
 # Eq. 1, and every statement on one model
 from .budget import Budget as Budget

@@ -13,7 +13,8 @@ from tests.oracles import completions as oracle
 from valuegrad.impact import wrong_answers as module
 from valuegrad.impact.wrong_answers import wrong_answers
 
-DRAWS = 4000
+SEEDS, EACH = 50, 16
+DRAWS = SEEDS * EACH
 
 
 def case():
@@ -25,7 +26,7 @@ def case():
 def test_they_come_as_often_as_the_policy_has_them_given_that_they_miss():
     """By a χ² test over the 106 completions of each prompt, rare ones together."""
     policy, prompts = case()
-    found = wrong_answers(policy, prompts, DRAWS, 0)
+    each = [wrong_answers(policy, prompts, EACH, seed) for seed in range(SEEDS)]
     every = oracle.every_completion(len(letters.TOKENS), letters.STOPS, letters.MAX_TOKENS)
     for row, ids in enumerate(prompts.tokens):
         right = set(oracle.accepted(prompts.answers[row], letters.STOPS))
@@ -37,17 +38,17 @@ def test_they_come_as_often_as_the_policy_has_them_given_that_they_miss():
             c: math.prod(float(next_p[c[:k]][token]) for k, token in enumerate(c)) for c in every
         }
         missed = sum(p for c, p in chances.items() if c not in right)
-        assert float(found.share[row]) == pytest.approx(missed, rel=1e-9)
-        seen = Counter(found.completions[row])
+        assert float(each[0].share[row]) == pytest.approx(missed, rel=1e-9)
+        seen = Counter(c for found in each for c in found.completions[row])
         assert not right & set(seen)
         assert sum(seen.values()) == DRAWS
         wanted = {c: DRAWS * p / missed for c, p in chances.items() if c not in right}
-        often = [c for c, n in wanted.items() if n >= 8]
+        often = [c for c, n in wanted.items() if n >= 5]
         observed = [seen[c] for c in often]
         expected = [wanted[c] for c in often]
         observed.append(DRAWS - sum(observed))
         expected.append(DRAWS - sum(expected))
-        assert len(often) > 20
+        assert len(often) > 10
         assert stats.chisquare(observed, expected).pvalue > 1e-4
 
 

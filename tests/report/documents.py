@@ -75,6 +75,8 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
         "spearman_by_updates": [rho, rho],
         "regret": 0.0,
         "reasons": {"spearman": "fewer than 4 checkpoints"} if n < 4 else {},
+        "partial_given_step": None,
+        "test": "" if n < 4 else "permutations of checkpoints",
     }
     predictors = {name: deepcopy(predictor) for name in PREDICTORS}
     if n >= 4:
@@ -87,6 +89,7 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
         "fitted": [None if n < 4 else 0.11 * i for i in range(1, n + 1)],
         "left_out": [None if n < 4 else 0.12 * i for i in range(1, n + 1)],
         "reason": "",
+        "neighbours": n // 4 if n >= 4 else 0,
     }
     laws = {LAW: law, "affine(p_gap)": {**law, "leave_one_out_error": 0.001}}
     return {

@@ -110,7 +110,9 @@ def estimator(
 
     def measure_sampled() -> Measured:
         drawn, deeper = draw(held_out, 0), _forked(policy, held_out, sampling)
-        found, difference = sampled.measure(policy, drawn, deeper=deeper, **measured_at)
+        found, difference = sampled.measure(
+            policy, drawn, deeper=deeper, strata=held_out.strata, **measured_at
+        )
         return Measured(found, drawn, difference)
 
     def update(step: int) -> Update:

@@ -95,8 +95,10 @@ def measure(
         rows = signals(moments, groups[m].slope, squared, finite, limit)
         uncertain = None
         if m == "ppo":
-            uncertain = pooled_rows(rows, *((x - other) / STEP for x in errors[-2:]))
-        result[m] = summarise(m, gradients.site, alpha, group_size, rows, uncertain)
+            changes = [(x - other) / STEP for x in errors[-2:]]
+            uncertain = pooled_rows(rows, changes, prompts.strata)
+        options = (alpha, group_size, rows, uncertain)
+        result[m] = summarise(m, gradients.site, *options, strata=prompts.strata)
     return result
 
 

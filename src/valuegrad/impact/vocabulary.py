@@ -117,9 +117,9 @@ def measure(
     for m in methods:
         at = found[m]
         rows = signals(moments, finite[m].slope, squared, at.finite, at.limit)
-        uncertain = pooled_rows(rows, *at.derivatives) if m == "ppo" else None
-        middle = half_way(values)
-        result[m] = summarise(m, site, alpha, group_size, rows, uncertain, middle=middle)
+        uncertain = pooled_rows(rows, at.derivatives, prompts.strata) if m == "ppo" else None
+        options = (alpha, group_size, rows, uncertain)
+        result[m] = summarise(m, site, *options, middle=half_way(values), strata=prompts.strata)
     return result
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import altair as alt
 from altair.typing import ChartType
 
-from valuegrad.checkpoints.names import labels
+from valuegrad.checkpoints.names import common_steps, labels
 from valuegrad.report import theme
 from valuegrad.report.numbers import number
-from valuegrad.report.trajectory import common_steps
 
 SERIES = {
     "gap": ("measured gap", theme.MEASURED),
