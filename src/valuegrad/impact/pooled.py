@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from valuegrad.group_advantages import GroupAdvantages
+from valuegrad.finite_groups import GroupAdvantages
 from valuegrad.impact.signal import Signals, left_out, strata_cells
 from valuegrad.methods import population_advantages
 

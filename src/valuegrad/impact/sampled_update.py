@@ -11,7 +11,7 @@ from torch import Tensor
 
 from valuegrad.budget import Budget, Method
 from valuegrad.credit.scores import prompt_state_scores
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.impact.outcomes import levels, nearest
 from valuegrad.impact.update import Update, length, moving_parameters, weighted_gradients
 from valuegrad.methods import PER_LENGTH, XI, advantages, token_weight

@@ -27,7 +27,7 @@ from valuegrad.credit.score_geometry import (
     mean_costate_error,
 )
 from valuegrad.credit.scores import prompt_state_scores, scored
-from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
+from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
 from valuegrad.impact.settings import ALPHA

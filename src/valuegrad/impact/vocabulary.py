@@ -23,7 +23,7 @@ from valuegrad.credit.value_gradient import (
     one_token_prompts,
     site_jacobian,
 )
-from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
+from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.outcomes import Outcomes, check_alpha, half_way, levels, nearest, success
 from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
