@@ -44,6 +44,8 @@ def checkpoint(i: int, trained: bool) -> dict[str, Any]:
         "probe_step": 0.03 * i,
         "p_gap": -(10.0 ** (i - 8)),
         "p_gap_conditional": -(10.0 ** (i - 9)),
+        "p_gap_population": -(10.0 ** (i - 8)),
+        "p_gap_conditional_population": -(10.0 ** (i - 9)),
         "seconds": 1.25 * i,
         **dict.fromkeys(COMPONENTS, 10.0 ** (i - 7)),
         "standard_errors": {"probe_step": 0.001},
@@ -80,7 +82,7 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
     }
     predictors = {name: deepcopy(predictor) for name in PREDICTORS}
     if n >= 4:
-        for name in ("p_gap", "p_gap_conditional"):
+        for name in (n for n in PREDICTORS if n.startswith("p_gap")):
             predictors[name] |= {"spearman_gain": -1.0, "spearman_gain_interval": [-1.0, -0.9]}
             predictors[name]["regret"] = 0.46
     law = {

@@ -1,8 +1,8 @@
 """Standard errors of ppo, whose advantages are scaled by the moments of all prompts together.
 
 Leaving a prompt out also changes the pooled mean and deviation, and with them the advantages at
-every other prompt. Taken as given, the moments make these standard errors 1.4 to 2.4 times too
-large: where rewards spread more, Σ is larger and the scale 1/σ smaller.
+every other prompt. Where rewards spread more Σ is larger and the scale 1/σ smaller: with the
+moments taken as given the standard errors of alignment and Λ come out too large.
 
 N prompts
 """

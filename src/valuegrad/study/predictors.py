@@ -32,6 +32,8 @@ PREDICTORS = {
     "tokens": "tokens it was trained on",
     "p_gap": "the paper's score, (Σ − Λ) × headroom",
     "p_gap_conditional": "the same with Eq. 26's Λ",
+    "p_gap_population": "the paper's score for infinitely large groups",
+    "p_gap_conditional_population": "the same with Eq. 26's Λ",
 }
 """What each predictor is, in a few words."""
 
