@@ -113,7 +113,8 @@ def verify_table(statements: Sequence[Statement]) -> Table:
 
 def bound_table(summary: Row) -> Table:
     """The medians of gap and bounds by checkpoint."""
-    columns = ("checkpoint", "entropy", "gap", "bound_linear", "bound_paper", "tighter")
+    bounds = ("bound_covariance", "bound_linear", "bound_paper")
+    columns = ("checkpoint", "entropy", "gap", *bounds, "tighter")
     rows, short = summary["checkpoints"], labels([r["checkpoint"] for r in summary["checkpoints"]])
     named = zip(rows, short, strict=True)
     return table(columns, [{**row, "checkpoint": label} for row, label in named])
