@@ -31,9 +31,9 @@ PREDICTORS = {
     "step": "training step of the checkpoint",
     "tokens": "tokens it was trained on",
     "p_gap": "the paper's score, (Σ − Λ) × headroom",
-    "p_gap_conditional": "the same with Eq. 26's Λ",
-    "p_gap_population": "the paper's score for infinitely large groups",
-    "p_gap_conditional_population": "the same with Eq. 26's Λ",
+    "p_gap_conditional": "p_gap with the Λ of Eq. 26",
+    "p_gap_population": "p_gap in infinitely large groups",
+    "p_gap_conditional_population": "p_gap_conditional in infinitely large groups",
 }
 """What each predictor is, in a few words."""
 
