@@ -56,9 +56,9 @@ from .methods import advantages as advantages
 from .methods import PopulationAdvantages as PopulationAdvantages
 from .methods import population_advantages as population_advantages
 from .methods import token_weight as token_weight
-from .group_advantages import GroupAdvantages as GroupAdvantages
-from .group_advantages import group_advantages as group_advantages
-from .group_advantages import limit_advantages as limit_advantages
+from .finite_groups import GroupAdvantages as GroupAdvantages
+from .finite_groups import group_advantages as group_advantages
+from .finite_groups import limit_advantages as limit_advantages
 
 # 4. The sampling gap (Def. 1, Eqs. 19 to 23, Props. 2 and 3, Thm. 1 as in correction H)
 from .credit.jacobians import step_jacobian as step_jacobian
@@ -97,8 +97,8 @@ from .impact.score import Score as Score
 from .impact.score import score as score
 from .study.laws import Law as Law
 from .study.laws import tilt as tilt
-from .study.statistics import Correlation as Correlation
-from .study.statistics import correlate as correlate
+from .study.correlation import Correlation as Correlation
+from .study.correlation import correlate as correlate
 
 # Eq. 1, and every statement on one model
 from .budget import Budget as Budget

@@ -63,6 +63,11 @@ class Prompts:
         return isinstance(self.reward, Exact)
 
     @property
+    def strata(self) -> list[str]:
+        """The stratum of each prompt."""
+        return [example.stratum for example in self.examples]
+
+    @property
     def first_answers(self) -> Tensor:
         """The first token of each answer."""
         return torch.tensor([answer[0] for answer in self.answers])

@@ -168,7 +168,7 @@ def draw(
     logp = torch.zeros(len(prefixes), size, dtype=torch.float64)
     for rows in _batches(policy, prefixes, limits, max(1, CACHE_TOKENS // size)):
         most = max(limits[row] for row in rows)
-        uniform = torch.cat([_uniform(seed, prefixes[row], size, most) for row in rows])
+        uniform = torch.cat([uniform_numbers(seed, prefixes[row], size, most) for row in rows])
         sampler = _InverseTransform(uniform.to(policy.device))
         ids, mask = left_padded(policy, [prefixes[row] for row in rows for _ in range(size)])
         settings = GenerationConfig(
@@ -225,7 +225,9 @@ def _plain_generation(policy: Policy) -> Iterator[None]:
         policy.model.generation_config = before
 
 
-def _uniform(seed: Hashable, prefix: Sequence[int], size: int, most: int) -> Float[Tensor, "G T"]:
+def uniform_numbers(
+    seed: Hashable, prefix: Sequence[int], size: int, most: int
+) -> Float[Tensor, "G T"]:
     """Uniform numbers of one group: a function of the seed and of what it continues alone."""
     digest = hashlib.sha256(repr((seed, tuple(prefix))).encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -4,7 +4,13 @@ import random
 
 import pytest
 
-from valuegrad.checkpoints.names import labels, one_trajectory, parse_revision, training_order
+from valuegrad.checkpoints.names import (
+    labels,
+    one_trajectory,
+    parse_revision,
+    share_a_run,
+    training_order,
+)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +195,9 @@ def test_steps_of_other_runs_and_stages_are_no_common_scale():
     assert not one_trajectory(["u/llm@stage1-step9", "u/llm@stage2-step1"])
     assert not one_trajectory(["u/llm@lc-4k-to-32k-step-9", "u/llm@lc-32k-to-64k-step-4"])
     assert not one_trajectory(["a/sft-step1", "a/dpo-step2"])
+
+
+def test_checkpoints_with_steps_may_be_of_one_run():
+    assert share_a_run([("runs/a/step1", 1), ("runs/a/step2", 2), ("runs/b/step1", 1)])
+    assert not share_a_run([("runs/a/step1", 1), ("runs/b/step1", 1)])
+    assert not share_a_run([("models/small", None), ("models/large", None)])

@@ -32,7 +32,7 @@ def answered(capsys, words):
 
 
 def test_score_measures_in_all_three_ways(folder, one_token, capsys):
-    words = ["score", folder, *BUDGET, "--rollouts", "4"]
+    words = ["score", folder, *BUDGET, "--rollouts", "6"]
     ways = {
         "vocabulary": one_token,
         "teacher-forced": ARITHMETIC,

@@ -34,7 +34,7 @@ TRAIN_KEYS = {
 }
 PREDICTOR_KEYS = {
     *("spearman_gain", "spearman_gain_interval", "p_value", "partial_given_reward"),
-    *("spearman_after", "regret"),
+    *("spearman_after", "regret", "partial_given_step", "test"),
 }
 
 

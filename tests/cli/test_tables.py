@@ -9,6 +9,7 @@ from tests.report.documents import document, result
 
 from valuegrad.cli.tables import (
     bound_table,
+    predictor_legend,
     predictor_table,
     score_table,
     study_table,
@@ -72,9 +73,16 @@ def test_predictors_are_in_order_of_their_correlation():
     found["predictors"]["entropy"] |= {"spearman_gain": None, "p_value": None}
     header, first, *rest = printed(predictor_table(study_result(found)))
     assert len(rest) == len(PREDICTORS) - 1
-    assert first == [DEFAULT, "1", "0.9", "…", "1", "0.0002", "–", "0"]
+    assert first == [DEFAULT, "1", "0.9", "…", "1", "0.0002", "–", "–", "0"]
     assert rest[-1][:2] == ["entropy", "–"]
-    assert "partial" in header
+    assert {"|reward", "|step"} <= set(header)
+
+
+def test_the_legend_says_what_each_column_is_over():
+    text = predictor_legend(result())
+    for part in ("over seeds of RL", "permutations of checkpoints", "given the step", "half of"):
+        assert part in text
+    assert "p_value" not in predictor_legend(result(2))
 
 
 def test_a_statement_of_the_paper_that_fails_is_no_alarm():

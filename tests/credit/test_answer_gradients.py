@@ -69,7 +69,7 @@ def test_batches_and_the_order_of_prompts_do_not_matter(monkeypatch, site, place
     whole, values = answer_gradients(policy, prompts, site), answer_values(policy, prompts)
     order = [2, 0, 1]
     monkeypatch.setattr(place, *constant)
-    assert len(list(module._batches(policy, prompts))) > 1
+    assert len(list(module.scored_answers(policy, prompts))) > 1
     pieces = answer_gradients(policy, prompts.some(order), site)
     for name in ("value", "gradient", "final", "mask"):
         found, expected = getattr(pieces, name), getattr(whole, name)[order]

@@ -13,7 +13,7 @@ from valuegrad.credit.score_geometry import (
     mean_costate_error,
     site_geometry,
 )
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.methods import advantages
 
 PROMPT = [5, 9, 33, 7]

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from valuegrad.group_advantages import GroupAdvantages
+from valuegrad.finite_groups import GroupAdvantages
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests import letters
 
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.impact.readiness import OUT_OF_REACH, READY, SOLVED, readiness
 from valuegrad.sampler import rollouts

@@ -19,6 +19,7 @@ from valuegrad.impact.score import probe_updates, score
 from valuegrad.impact.settings import Sampling
 from valuegrad.prompts import tokenise
 from valuegrad.rewards.function import FunctionReward
+from valuegrad.tasks.label_copy import label_copy
 
 SHARED = ("reward", "reward_variance", "entropy", "headroom", "pass_at_k", "zero_spread", "sigma")
 BY_METHOD = ("alignment", "lambda_conditional", "lambda_sample", "slope")
@@ -59,7 +60,7 @@ def test_the_score_puts_measurements_and_probe_together(policy, task, method):
         np.testing.assert_array_equal(rows[name], getattr(ready, name))
     assert list(rows["prompt"]) == [e.prompt for e in task("gpt2").evaluation]
     assert set(rows) == {
-        *(*SHARED, "probe_step", "prompt", "signal", "readiness", "verdict"),
+        *(*SHARED, "probe_step", "prompt", "stratum", "signal", "readiness", "verdict"),
         *(f"{name}:{m}" for name in BY_METHOD for m in oracles.METHODS),
     }
 
@@ -121,6 +122,22 @@ def test_prompts_that_all_say_the_same_have_no_standard_error(policy, task):
     same = torch.zeros(5, dtype=torch.float64).numpy()
     assert math.isnan(module._standard_error(same))
     assert module._standard_error(np.array([0.0, 1.0])) == pytest.approx(0.5)
+
+
+def test_strata_of_prompts_are_rows_and_make_the_error_smaller(policy):
+    task = label_copy(prompts=8, train_prompts=8, labels=("a", "B"), template="{name} {label} '")
+    assert len({e.stratum for e in task.evaluation}) == 2
+    alone = [dataclasses.replace(e, stratum="") for e in task.evaluation]
+    found = score(policy("gpt2"), task)
+    plain = score(policy("gpt2"), dataclasses.replace(task, evaluation=tuple(alone)))
+    rows, strata = found.rows, [e.stratum for e in task.evaluation]
+    assert list(rows["stratum"]) == strata
+    assert found.probe_step == plain.probe_step
+    for name, column in (("probe_step", "probe_step"), ("reward_before", "reward")):
+        parts = [rows[column][rows["stratum"] == h] for h in set(strata)]
+        variance = sum((len(x) / 8) ** 2 * x.var(ddof=1) / len(x) for x in parts)
+        assert found.standard_errors[name] == pytest.approx(math.sqrt(variance), rel=1e-9)
+        assert found.standard_errors[name] != plain.standard_errors[name]
 
 
 @pytest.mark.parametrize(

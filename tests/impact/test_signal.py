@@ -156,3 +156,31 @@ def test_signals_of_a_slope(slope):
 def test_refuses(alpha, size, message):
     with pytest.raises(UserError, match=message):
         check_settings(alpha, size)
+
+
+def test_standard_errors_by_stratum_by_loops():
+    """A prompt left out takes nothing from the weight of its stratum."""
+    rows, cells = drawn(count=7), [[0, 2, 5], [1, 3], [4, 6]]
+    strata = ["a", "b", "a", "b", "c", "a", "c"]
+    found = summarise("grpo", 0, 5.0, 16, rows, strata=strata)
+    assert found.means == summarise("grpo", 0, 5.0, 16, rows).means
+    for name in vars(found.means):
+
+        def measured(weights, name=name):
+            """Repeat prompts so often that each counts as much as its weight says."""
+            times = [round(12 * w) for w in weights]
+            kept = [i for i, count in enumerate(times) for _ in range(count)]
+            return loops(rows, 5.0, kept)[name]
+
+        variance = 0.0
+        for cell in cells:
+            without = []
+            for out in cell:
+                weights = [1.0] * 7
+                for i in cell:
+                    weights[i] = 0.0 if i == out else len(cell) / (len(cell) - 1)
+                without.append(measured(weights))
+            mean = sum(without) / len(cell)
+            variance += (len(cell) - 1) / len(cell) * sum((x - mean) ** 2 for x in without)
+        error = getattr(found.standard_errors, name)
+        assert error == pytest.approx(math.sqrt(variance), rel=1e-9), name

@@ -1,6 +1,5 @@
 """The update of every method against the gradients of all groups that RL can draw."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -10,12 +9,13 @@ import torch
 from tests import letters, oracles
 from tests.oracles import completions as oracle
 
-from valuegrad.errors import UserError
 from valuegrad.impact import sampled_update, teacher_forced
-from valuegrad.impact.sampled_update import length_scores, mean_advantages, update
+from valuegrad.impact.sampled_update import mean_advantages, update
 from valuegrad.impact.update import Update, add_gradients, clipped, length, moving_parameters
+from valuegrad.impact.wrong_answers import WrongAnswers
+from valuegrad.methods import PER_LENGTH
 from valuegrad.rewards.function import FunctionReward
-from valuegrad.sampler import Rollouts, rollouts
+from valuegrad.sampler import rollouts
 
 SIZE, DRAWS = 4, 60
 EVERY = tuple(oracle.every_completion(len(letters.TOKENS), letters.STOPS, letters.MAX_TOKENS))
@@ -69,26 +69,28 @@ def test_the_oracle_is_the_mean_gradient_of_the_loss_of_every_group(method):
 
 
 @pytest.mark.parametrize("method", oracles.METHODS)
-def test_the_teacher_forced_update_is_the_mean_gradient_of_all_groups(method, monkeypatch):
+@pytest.mark.parametrize("row", [0, 1])
+def test_the_teacher_forced_update_is_the_mean_gradient_of_all_groups(method, row, monkeypatch):
     """Answers of 2 and 3 tokens among completions of 1 to 3: cosine 1, and the same length.
 
-    In the place of rollouts stands every completion, with its weight in ∇E[1/T].
+    Over every wrong completion that may be drawn, weighed by its probability.
     """
-    policy, prompts, known = case()
-    whole = Rollouts(
-        prompts.tokens,
-        (EVERY,) * 2,
-        (("",) * len(EVERY),) * 2,
-        *(torch.zeros(2, len(EVERY)).double() for _ in range(2)),
-        *(torch.zeros(2, len(EVERY)).bool() for _ in range(2)),
-    )
-    weights = torch.stack([p / torch.tensor([len(c) for c in EVERY]) for p, _ in known])
-    monkeypatch.setattr(teacher_forced, "length_scores", lambda drawn: weights)
-    found = teacher_forced.update(policy, prompts, method, SIZE, 1, whole)
-    truth = expected(method)
-    assert cosine(flat(found.gradients), truth) > 1 - 1e-9
-    assert (flat(found.gradients) - truth).norm() < 1e-9 * truth.norm()
-    assert found.gradient_norm == pytest.approx(float(truth.norm()), rel=1e-9)
+    policy, both, known = case()
+    prompts, (p, _) = both.some([row]), known[row]
+    (r,) = rewards_of(policy, prompts)
+    truth = oracle.expected_gradient([known[row]], EVERY, [r], method, letters.MAX_TOKENS, SIZE)
+    wrong = [(float(w), c) for w, c, x in zip(p, EVERY, r, strict=True) if x == 0]
+    share = sum(w for w, _ in wrong)
+    if method not in PER_LENGTH:
+        wrong = wrong[:1]
+    found = torch.zeros_like(truth)
+    for w, completion in wrong:
+        drawn = WrongAnswers([[completion]], torch.tensor([share], dtype=torch.float64))
+        monkeypatch.setattr(teacher_forced, "wrong_answers", lambda *_, drawn=drawn: drawn)
+        formed = teacher_forced.update(policy, prompts, method, SIZE, 1, draws=1)
+        found += flat(formed.gradients) * (w / share if method in PER_LENGTH else 1.0)
+    assert cosine(found, truth) > 1 - 1e-9
+    assert (found - truth).norm() < 1e-9 * truth.norm()
 
 
 def test_without_the_wrong_answers_lengths_grpo_is_another_direction():
@@ -97,27 +99,6 @@ def test_without_the_wrong_answers_lengths_grpo_is_another_direction():
     rs = rewards_of(policy, prompts)
     without = oracle.expected_gradient(known, EVERY, rs, "rloo", letters.MAX_TOKENS, SIZE)
     assert cosine(without, expected("grpo")) < 0.95
-    with pytest.raises(UserError, match=r"drawn: got None; wanted rollouts, for how often"):
-        teacher_forced.update(policy, prompts, "grpo", SIZE, 1)
-    # The others need none: their expected update is ∇V times a number a prompt.
-    for method in ("dr_grpo", "rloo", "reinforce"):
-        teacher_forced.update(policy, prompts, method, SIZE, 1)
-
-
-def test_length_scores_are_unbiased_for_the_gradient_of_the_mean_inverse_length():
-    """Over all pairs of completions: E[Σ_i w_i ∇ log π(o_i)] = ∇E[1/T], exactly."""
-    _, _, known = case()
-    p, gradients = known[0]
-    inverse = torch.tensor([1 / len(c) for c in EVERY], dtype=torch.float64)
-    total = torch.zeros_like(gradients[0])
-    for i, one in enumerate(EVERY):
-        blank = dataclasses.replace(
-            rollouts(case()[0], case()[1], 2, seed=0),
-            completions=tuple((one, other) for other in EVERY),
-        )
-        weights = length_scores(blank)
-        total += p[i] * ((p * weights[:, 0]).sum() * gradients[i] + (p * weights[:, 1]) @ gradients)
-    assert (total - (p * inverse) @ gradients).norm() < 1e-12 * total.norm()
 
 
 def z_scores(values, truth):

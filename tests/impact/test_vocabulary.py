@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from valuegrad.credit.value_gradient import value_gradient
 from valuegrad.errors import UserError
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.impact import vocabulary as module
 from valuegrad.impact.vocabulary import measure, rewards
 from valuegrad.model import batches as batches_module

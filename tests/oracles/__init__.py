@@ -197,7 +197,7 @@ def finite_advantages(method, ps, rs, group_size, prompts_per_update=1):
     chances = [reward_chances(p, r) for p, r in zip(ps, rs, strict=True)]
     known = []
     for own in chances:
-        given = {value: [] for value in own}
+        given = {value: {} for value in own}
         rest = [[own] * (group_size - 1)]
         if method == "ppo":
             drawn = itertools.product(chances, repeat=prompts_per_update - 1)
@@ -208,8 +208,9 @@ def finite_advantages(method, ps, rs, group_size, prompts_per_update=1):
                 for value, found in given.items():
                     batch = [value, *rewards]
                     groups = [batch[i : i + group_size] for i in range(0, len(batch), group_size)]
-                    found.append((chance, group_advantages(method, groups)[0][0]))
-        known.append(given)
+                    advantage = group_advantages(method, groups)[0][0]
+                    found[advantage] = found.get(advantage, 0.0) + chance
+        known.append({x: [(w, a) for a, w in found.items()] for x, found in given.items()})
     return known
 
 

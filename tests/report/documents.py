@@ -44,6 +44,8 @@ def checkpoint(i: int, trained: bool) -> dict[str, Any]:
         "probe_step": 0.03 * i,
         "p_gap": -(10.0 ** (i - 8)),
         "p_gap_conditional": -(10.0 ** (i - 9)),
+        "p_gap_population": -(10.0 ** (i - 8)),
+        "p_gap_conditional_population": -(10.0 ** (i - 9)),
         "seconds": 1.25 * i,
         **dict.fromkeys(COMPONENTS, 10.0 ** (i - 7)),
         "standard_errors": {"probe_step": 0.001},
@@ -75,10 +77,12 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
         "spearman_by_updates": [rho, rho],
         "regret": 0.0,
         "reasons": {"spearman": "fewer than 4 checkpoints"} if n < 4 else {},
+        "partial_given_step": None,
+        "test": "" if n < 4 else "permutations of checkpoints",
     }
     predictors = {name: deepcopy(predictor) for name in PREDICTORS}
     if n >= 4:
-        for name in ("p_gap", "p_gap_conditional"):
+        for name in (n for n in PREDICTORS if n.startswith("p_gap")):
             predictors[name] |= {"spearman_gain": -1.0, "spearman_gain_interval": [-1.0, -0.9]}
             predictors[name]["regret"] = 0.46
     law = {
@@ -87,6 +91,7 @@ def document(n: int = 5, trained: bool = True) -> dict[str, Any]:
         "fitted": [None if n < 4 else 0.11 * i for i in range(1, n + 1)],
         "left_out": [None if n < 4 else 0.12 * i for i in range(1, n + 1)],
         "reason": "",
+        "neighbours": n // 4 if n >= 4 else 0,
     }
     laws = {LAW: law, "affine(p_gap)": {**law, "leave_one_out_error": 0.001}}
     return {

@@ -8,6 +8,7 @@ def point(name, entropy, gap=0.01):
         "checkpoint": name,
         "entropy": entropy,
         "gap": gap,
+        "bound_covariance": 0.02 * entropy,
         "bound_linear": 0.2 * entropy,
         "bound_paper": 3.0,
         "prompt": "x" * 50,
@@ -20,6 +21,7 @@ def summary(steps, violations=0):
         for i, step in enumerate(steps)
     ]
     verdict = {"points": 9, "violations": violations, "tighter": 12.3, "looseness": 4.0}
+    verdict["covariance_looseness"] = 1.26
     return {**verdict, "checkpoints": checkpoints}
 
 
@@ -29,11 +31,11 @@ def test_a_panel_a_checkpoint_holds_what_has_a_logarithm():
     panels = spec["vconcat"][0]["concat"]
     assert [panel["title"]["text"] for panel in panels] == ["step0", "step1"]
     first, second = (spec["datasets"].get(p["data"]["name"], []) for p in panels)
-    assert len(first) == 6
+    assert len(first) == 8
     assert second == []
     x, y = (panels[0]["encoding"][axis] for axis in "xy")
     assert x["scale"]["domain"] == [0.02, 5.0]
-    assert y["scale"]["domain"] == [0.001, 10.0]
+    assert y["scale"]["domain"] == [0.0001, 10.0]
     assert x["axis"]["values"][0] == 0.02
 
 
@@ -63,4 +65,5 @@ def test_the_title_counts_what_breaks_a_bound():
     assert bound_chart(points, summary([1], 2)).to_dict()["title"]["text"] == (
         "2 of 9 points break a bound"
     )
-    assert "12 times tighter" in bound_chart(points, summary([1])).to_dict()["title"]["text"]
+    title = bound_chart(points, summary([1])).to_dict()["title"]["text"]
+    assert "covariances 1.3 times the gap" in title

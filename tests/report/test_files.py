@@ -45,7 +45,7 @@ def test_two_checkpoints_that_an_earlier_version_gave_one_label_stay_two(tmp_pat
     (tmp_path / "study.json").write_text(to_json(found))
     page = Path(rebuild_report(tmp_path)["report"]).read_text("utf-8")
     assert "a/x/step1" in page
-    assert "b/x/step1 is predicted to gain most" in page
+    assert "b/x/step1 has the highest probe_step" in page
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,14 @@ def test_a_summary_that_cannot_be_read_is_refused(tmp_path, text, message):
     (tmp_path / "study.json").write_text(text)
     with pytest.raises(UserError, match=message):
         rebuild_report(tmp_path)
+
+
+def test_rows_of_two_versions_stand_in_one_file(tmp_path):
+    old, new = (outcome(name, [0.1, 0.2]).measured[0] for name in "ab")
+    new.score["rows"]["stratum"] = ["0:A", "0:B"]
+    write_prompts(tmp_path, Outcome((old, new), {}, 0))
+    found = pq.read_table(tmp_path / "prompts.parquet").to_pydict()
+    assert found["stratum"] == [None, None, "0:A", "0:B"]
 
 
 def test_a_folder_without_a_summary_is_refused(tmp_path):

@@ -1,31 +1,19 @@
 """What is read off a study's result."""
 
-import math
-
 import numpy as np
-from tests.report.documents import LAW, document, result
+from tests.report.documents import document, result
 
 from valuegrad.report.findings import (
     best_measured,
     chosen,
     mean_gains,
-    prediction,
     ranked,
     reason,
     seed_range,
     sorted_predictors,
 )
-from valuegrad.study.predictors import DEFAULT
+from valuegrad.study.predictors import DEFAULT, PREDICTORS
 from valuegrad.study.result import study_result
-
-
-def test_the_prediction_is_the_left_out_one_of_the_best_law_of_the_ranking_predictor():
-    found = prediction(result())
-    assert found.law == LAW
-    np.testing.assert_array_equal(found.gains, document()["laws"][LAW]["left_out"])
-    few = prediction(result(2))
-    assert (few.law, math.isnan(few.error)) == ("", True)
-    np.testing.assert_array_equal(few.gains, [0.03, 0.06])
 
 
 def test_the_chosen_checkpoint_is_first_in_the_ranking():
@@ -49,6 +37,13 @@ def test_predictors_are_sorted_the_ranking_s_own_first_of_equals():
     names = list(sorted_predictors(study_result(found)))
     assert names[0] == DEFAULT
     assert names[-1] == "entropy"
+
+
+def test_steps_and_tokens_that_are_not_known_are_left_out():
+    found = document()
+    found["predictors"]["tokens"]["spearman_gain"] = None
+    names = set(sorted_predictors(study_result(found)))
+    assert names == set(PREDICTORS) - {"tokens"}
 
 
 def test_the_range_of_the_seeds_is_undefined_with_one_of_its_gains():

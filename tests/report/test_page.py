@@ -121,9 +121,9 @@ def test_the_page_needs_nothing_else(whole: str) -> None:
 
 def test_the_verdict_comes_first_and_says_it_all(whole: str) -> None:
     verdict = re.sub(r"<[^>]*>", "", whole[whole.index("<h1>") : whole.index("</h1>")])
-    assert "Train step50: predicted gain +0.600, measured +0.575 ± 0.035 reward" in verdict
+    assert "Train step50: probe_step +0.150, measured gain +0.575 ± 0.035 reward" in verdict
     assert "largest gain of 5 checkpoints (regret 0)" in verdict
-    assert "Spearman 1.00 (95% interval 0.90 to 1.00)" in verdict
+    assert "Spearman 1.00 (over seeds of RL 0.90 to 1.00 at 95%)" in verdict
     assert "18.8 s against 1 min 56 s" in verdict
     assert whole.index("<h1>") < whole.index("<h2>")
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_gained_more_is_named() -> None:
     wrong["predictors"][DEFAULT]["regret"] = 0.085
     wrong["checkpoints"][-1] |= {"gain_mean": -0.25, "gains": [[-0.3, -0.2], [-0.3, -0.2]]}
     text = words(html(wrong))
-    assert "Train step50: predicted gain +0.600, measured −0.250 ± 0.035 reward" in text
+    assert "Train step50: probe_step +0.150, measured gain −0.250 ± 0.035 reward" in text
     assert "while step40 gained most of 5 checkpoints, +0.460 ± 0.028 (regret 0.085)" in text
 
 
@@ -180,7 +180,7 @@ def test_without_training_the_page_says_so() -> None:
     found = html(document(trained=False))
     text = words(found)
     assert "RL is predicted to improve step50 most: probe_step +0.150 reward" in text
-    assert "with probability 75% the best of 5" in text
+    assert "with probability 75% the highest of 5" in text
     assert "no RL was run" in text
     assert "measured" not in text.split("How it was measured")[0]
 

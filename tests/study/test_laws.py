@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from tests.study.series import series
 
 from valuegrad.errors import UserError
 from valuegrad.study.laws import affine, proportional, saturating, tilt
@@ -71,6 +72,48 @@ def test_linear_laws_match_least_squares(law, powers):
     np.testing.assert_allclose(found.left_out, left_out, rtol=1e-10)
     error = math.sqrt(sum((left_out[i] - gains[i]) ** 2 for i in range(len(gains))) / len(gains))
     assert found.leave_one_out_error == pytest.approx(error, rel=1e-10)
+
+
+@pytest.mark.parametrize("law", [proportional, affine])
+def test_of_a_run_neighbours_are_left_out_too(law):
+    predictor, gains = linear_case(9)
+    steps = np.random.default_rng(3).permutation(9) * 100.0
+    found = law(predictor, gains, steps)
+    assert found.neighbours == 2  # a quarter of nine
+    for i in range(9):
+        far = [j for j in range(9) if abs(steps[j] - steps[i]) > 200]
+        slope = {"proportional": [1], "affine": [0, 1]}[law.__name__]
+        design = np.stack([predictor**power for power in slope], axis=1)
+        left_out = design[i] @ np.linalg.lstsq(design[far], gains[far])[0]
+        assert found.left_out[i] == pytest.approx(left_out, rel=1e-10)
+    whole = law(predictor, gains)
+    np.testing.assert_array_equal(found.fitted, whole.fitted)
+    assert whole.neighbours == 0
+
+
+def test_leaving_out_blocks_is_as_wrong_as_a_new_run_and_single_ones_are_optimistic():
+    rng = np.random.default_rng(0)
+    runs, n = 400, 20
+    predictor, fresh = series("AR(0.8)", (2, runs, n), rng)
+    gains, new = (x + 0.5 * series("AR(0.8)", (runs, n), rng) for x in (predictor, fresh))
+    single, blocks, truth = [], [], []
+    for P, g, other, gained in zip(predictor, gains, fresh, new, strict=True):
+        alone, run = affine(P, g), affine(P, g, np.arange(float(n)))
+        single.append(alone.leave_one_out_error**2)
+        blocks.append(run.leave_one_out_error**2)
+        a, b = run.constants.values()
+        truth.append(np.mean((a + b * other - gained) ** 2))
+    error = math.sqrt(np.mean(truth))
+    assert math.sqrt(np.mean(single)) < 0.75 * error
+    assert math.sqrt(np.mean(blocks)) == pytest.approx(error, rel=0.1)
+
+
+def test_too_few_checkpoints_outside_the_block_are_no_fit():
+    predictor, gains = linear_case(5)
+    found = affine(predictor, gains, np.arange(5.0))
+    assert math.isnan(found.leave_one_out_error)
+    assert found.reason.startswith("fewer than 3 checkpoints are left without checkpoint ")
+    assert np.isfinite(found.fitted).all()
 
 
 @pytest.mark.parametrize("law", [proportional, affine])

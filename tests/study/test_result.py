@@ -8,7 +8,7 @@ import pytest
 from tests.report.documents import document, without_numbers
 
 from valuegrad.files import to_json
-from valuegrad.study.result import study_document, study_result
+from valuegrad.study.result import OUTDATED, study_document, study_result
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -27,6 +27,17 @@ def test_null_is_nan_in_memory_and_keys_of_other_versions_survive():
     assert result.checkpoints[0].score["forecast"] == {"reward": [None, 0.5]}
     assert "gain_mean" not in result.checkpoints[0].score
     assert json.loads(to_json(study_document(result))) == found
+
+
+def test_what_an_earlier_version_meant_otherwise_is_undefined():
+    found = document()
+    for predictor in found["predictors"].values():
+        del predictor["test"], predictor["partial_given_step"]
+    old = study_result(found).predictors["probe_step"]
+    assert old.spearman_gain == 1.0
+    numbers = (*old.spearman_gain_interval, old.p_value, old.regret, old.partial_given_step)
+    assert all(map(math.isnan, numbers))
+    assert old.reasons["p_value"] == OUTDATED
 
 
 def test_without_rl_no_gain_is_written():

@@ -13,7 +13,8 @@ from valuegrad.theory.bound import bound_points, summarise_bounds
 EXAMPLES = [Example("label = 'B'\nanswer = '", "B"), Example("x = offset", " total")]
 POINT_KEYS = {
     *("checkpoint", "prompt", "position", "entropy", "gap", "bound_trace", "bound_linear"),
-    *("bound_entropy", "bound_paper", "product_norm", "smallest_constant"),
+    *("bound_entropy", "bound_paper", "product_norm", "smallest_constant", "bound_covariance"),
+    *("bound_covariance_norms", "bound_diameter", "bound_diameter_entropy"),
 }
 
 
@@ -47,6 +48,8 @@ def test_the_summary_counts_and_takes_medians(points):
     assert (summary["summary"], summary["points"], summary["violations"]) == (True, 6, 0)
     ratios = sorted(p["bound_paper"] / p["bound_linear"] for p in points)
     assert summary["tighter"] == pytest.approx((ratios[2] + ratios[3]) / 2)
+    near = sorted(p["bound_covariance"] / p["gap"] for p in points)
+    assert summary["covariance_looseness"] == pytest.approx((near[2] + near[3]) / 2)
     assert summary["smallest_constant"] == max(p["smallest_constant"] for p in points)
     (row,) = summary["checkpoints"]
     assert row["points"] == 6
@@ -61,6 +64,10 @@ def test_the_summary_counts_and_takes_medians(points):
         ("bound_maximum", "bound_paper"),
         ("gap", "bound_linear"),
         ("bound_linear", "bound_paper"),
+        ("gap", "bound_covariance"),
+        ("bound_covariance", "bound_covariance_norms"),
+        ("bound_covariance_norms", "bound_diameter"),
+        ("bound_diameter", "bound_diameter_entropy"),
     ],
 )
 def test_a_broken_link_is_counted(points, low, high):

@@ -10,11 +10,14 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from valuegrad.credit import theorem_one
+from valuegrad.credit.bounds import bounds
 from valuegrad.credit.sampling_gap import LINKS
 from valuegrad.impact import teacher_forced, vocabulary
 from valuegrad.theory import (
+    attention_statements,
     continuous_lens,
     credit_statements,
     gap_statements,
@@ -34,7 +37,8 @@ REACHED = {
     credit_statements: ("costates", "adjoint recursion"),
     value_statements: ("value gradients", "norms", "exact answers"),
     relaxed_statements: ("relaxed rollouts",),
-    gap_statements: ("sampling gap", "attention paths"),
+    gap_statements: ("sampling gap",),
+    attention_statements: ("attention paths",),
     theorem_one_statements: ("Theorem 1",),
     theorem_one: ("Theorem 1",),
     impact_statements: ("impact", "impact of exact answers"),
@@ -137,8 +141,18 @@ BOUNDS = {
     "bound_linear": "N min(1/2, 1 − ‖p‖², H), H = log Σ eᶻ − p·z",
     "bound_entropy": "N 1.274 sqrt(H), its constant by search",
     "bound_paper": "N 2 C_V sqrt(H / log V), C_V by search",
+    "bound_covariance": "(1/τ) ‖B Cov_p(E)^½‖ ‖Cov_p(W)^½‖, dense",
+    "bound_covariance_norms": "(1/τ) ‖B‖ sqrt(λ_max Cov_p(E) · λ_max Cov_p(W)), dense",
+    "bound_diameter": "(1/2τ) (1 − ‖p‖²) ‖B‖ diam(E) diam(W), of these",
+    "bound_diameter_entropy": "(1/2τ) min(1, H) ‖B‖ diam(E) diam(W), of these",
     "smallest_constant": "the least C of Eq. 21 = gap sqrt(log V / H)",
 }
+DIAMETERS = "diam(E), diam(W) = largest distance of rows"
+ENTROPY = BOUNDS["bound_diameter_entropy"]
+FACTORS = (
+    BOUNDS["product_norm"],
+    *(BOUNDS[f"bound_{name}"] for name in vars(bounds(torch.tensor([0.5, 0.5])))),
+)
 PATH = "‖∂h_query/∂h_key‖₂ of a block = dense, through the model"
 RANK = "its effective rank ‖·‖_F² / ‖·‖₂² likewise"
 STATED = "mean GRPO costate of groups of 8 = ψ ∇V, 1 for one token"
@@ -192,9 +206,12 @@ PLANTS = (
     Plant(relaxed_statements, "relaxed_costates", field("attention_only"), (ATTENTION,)),
     Plant(relaxed_statements, "sampling_jacobian", scaled, (EXACT,)),
     Plant(gap_statements, "sampling_gaps", field("gap"), (GAP,)),
+    Plant(gap_statements, "diameter", scaled, (DIAMETERS,)),
+    Plant(gap_statements, "table_diameters", both, (BOUNDS["bound_diameter"], ENTROPY)),
+    Plant(gap_statements, "table_norms", first, FACTORS),
     *(Plant(gap_statements, "sampling_gaps", field(name), (row,)) for name, row in BOUNDS.items()),
-    Plant(gap_statements, "attention_paths", field("norm"), (PATH,)),
-    Plant(gap_statements, "attention_paths", field("effective_rank"), (RANK,)),
+    Plant(attention_statements, "attention_paths", field("norm"), (PATH,)),
+    Plant(attention_statements, "attention_paths", field("effective_rank"), (RANK,)),
     Plant(theorem_one_statements, "advantages", scaled, (STATED,)),
     Plant(theorem_one_statements, "group_advantages", field("slope"), (STATED,)),
     Plant(theorem_one_statements, "theorem_one", field("difference"), (RECURSION,)),
@@ -240,6 +257,10 @@ CHAIN = (
     "… ≤ N 2 C_V sqrt(H / log V)",
     "gap ≤ N min(1/2, 1 − ‖p‖², H)",
     "sharp bound ≤ the paper's",
+    "gap ≤ (1/τ) ‖B Cov_p(E)^½‖ ‖Cov_p(W)^½‖",
+    "… ≤ (1/τ) ‖B‖ sqrt(λ_max Cov_p(E) · λ_max Cov_p(W))",
+    "… ≤ (1/2τ) (1 − ‖p‖²) ‖B‖ diam(E) diam(W)",
+    "… ≤ (1/2τ) min(1, H) ‖B‖ diam(E) diam(W)",
 )
 
 
@@ -275,7 +296,7 @@ BROKEN = (
         for row, link in zip(CHAIN, LINKS, strict=True)
     ),
     Plant(
-        gap_statements,
+        attention_statements,
         "attention_paths",
         above("effective_rank", "rank_bound"),
         ("effective rank of the attention path ≤ d_head · n_heads",),

@@ -19,7 +19,7 @@ def test_every_corrected_statement_holds(policy, architecture):
     assert names == list(PARTS)
     assert [s.name for s in found if s.form == "corrected" and not s.holds] == []
     assert {s.source for s in found if s.form == "paper" and not s.holds} == SHOWN_FAILING
-    assert Counter(s.kind for s in found) == {"check": 58, "bound": 11, "paper": 5}
+    assert Counter(s.kind for s in found) == {"check": 63, "bound": 15, "paper": 5}
 
 
 @pytest.mark.parametrize("seed", range(2, 6))

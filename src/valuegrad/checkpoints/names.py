@@ -121,10 +121,29 @@ def training_order(name: str) -> tuple[Any, ...]:
 
 def one_trajectory(names: Sequence[str]) -> bool:
     """Whether steps of these names count on from each other: one run, and one stage of it."""
-    starts = set()
-    for parts in map(_parts, names):
-        starts.add(parts.folder + parts.part[: parts.steps.start() if parts.steps else 0])
-    return len(starts) == 1
+    return len(set(map(_start, names))) == 1
+
+
+def common_steps(checkpoints: Sequence[tuple[str, int | None]]) -> list[int] | None:
+    """The steps of checkpoints, by name and step; None where they are no scale of all of them.
+
+    They are one where each checkpoint has a step of its own, in one run and one stage of it.
+    """
+    steps = [step for _, step in checkpoints if step is not None]
+    one = len(set(steps)) == len(checkpoints) and one_trajectory([name for name, _ in checkpoints])
+    return steps if one else None
+
+
+def share_a_run(checkpoints: Sequence[tuple[str, int | None]]) -> bool:
+    """Whether two of some checkpoints, by name and step, are of one run."""
+    starts = [_start(name) for name, step in checkpoints if step is not None]
+    return len(set(starts)) < len(starts)
+
+
+def _start(name: str) -> str:
+    """What names of one run, and one stage of it, have in common."""
+    parts = _parts(name)
+    return parts.folder + parts.part[: parts.steps.start() if parts.steps else 0]
 
 
 def labels(names: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ def study(
         seed: of the first RL run of each checkpoint.
         dtype: float32 or float64.
     """
-    from valuegrad.cli.tables import predictor_table, study_table
+    from valuegrad.cli.tables import predictor_legend, predictor_table, study_table
     from valuegrad.report.files import write_study
     from valuegrad.study.result import study_document
     from valuegrad.study.run import run_study
@@ -63,7 +63,8 @@ def study(
     shown: list[Any] = [study_table(result), _rests_on(outcome)]
     if result.trained:
         reasons = [p.reasons.get("spearman") for p in result.predictors.values()]
-        shown.append(f"No correlations: {reasons[0]}" if all(reasons) else predictor_table(result))
+        found = [predictor_table(result), predictor_legend(result)]
+        shown += [f"No correlations: {reasons[0]}"] if all(reasons) else found
     document = {**study_document(result), "paths": paths}
     return deliver(common, document, *shown, paths=[_page(paths)], found=outcome)
 

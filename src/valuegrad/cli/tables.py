@@ -64,17 +64,30 @@ def study_table(result: StudyResult) -> Table:
 def predictor_table(result: StudyResult) -> Table:
     """Every predictor's rank correlation with the gain, highest first."""
     # Names short enough for 80 columns; the page and the JSON write them in full.
-    columns = ("predictor", "spearman_gain", "interval", "p_value", "partial", "regret")
+    columns = ("predictor", "spearman", "interval", "p_value", "|reward", "|step", "regret")
     rows = [
         {
             "predictor": name,
             **vars(found),
+            "spearman": found.spearman_gain,
             "interval": " … ".join(map(_text, found.spearman_gain_interval)),
-            "partial": found.partial_given_reward,
+            "|reward": found.partial_given_reward,
+            "|step": found.partial_given_step,
         }
         for name, found in sorted_predictors(result).items()
     ]
     return table(columns, rows)
+
+
+def predictor_legend(result: StudyResult) -> str:
+    """What the columns of `predictor_table` are over."""
+    test = next((p.test for p in result.predictors.values() if p.test), "")
+    return (
+        "interval: 95%, over seeds of RL, for these checkpoints and held-out prompts. "
+        + (f"p_value: {test}. " if test else "")
+        + "|reward, |step: partial, given the reward before RL and given the step. "
+        + "regret: against the checkpoint that half of the seeds choose."
+    )
 
 
 def verify_table(statements: Sequence[Statement]) -> Table:
@@ -102,7 +115,8 @@ def verify_table(statements: Sequence[Statement]) -> Table:
 
 def bound_table(summary: Row) -> Table:
     """The medians of gap and bounds by checkpoint."""
-    columns = ("checkpoint", "entropy", "gap", "bound_linear", "bound_paper", "tighter")
+    bounds = ("bound_covariance", "bound_linear", "bound_paper")
+    columns = ("checkpoint", "entropy", "gap", *bounds, "tighter")
     rows, short = summary["checkpoints"], labels([r["checkpoint"] for r in summary["checkpoints"]])
     named = zip(rows, short, strict=True)
     return table(columns, [{**row, "checkpoint": label} for row, label in named])

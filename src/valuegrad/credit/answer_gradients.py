@@ -66,7 +66,7 @@ def answer_gradients(policy: Policy, prompts: Prompts, site: Site = "final") -> 
     log_v = torch.zeros(mask.shape, dtype=torch.float64, device=policy.device)
     gradient = policy.head.new_zeros(*mask.shape, policy.head.shape[1])
     final = policy.head.new_zeros(len(prompts), policy.head.shape[1])
-    for batch in _batches(policy, prompts):
+    for batch in scored_answers(policy, prompts):
         with recorded(policy, [site]) as states:
             finals = batch.final_states(policy)
             log_p = _log_probabilities(policy, prompts, batch, finals)
@@ -93,13 +93,13 @@ def log_answer_values(
     policy: Policy, prompts: Prompts
 ) -> Iterator[tuple[list[int], Float[Tensor, " B"]]]:
     """Log V of some prompts at a time, with gradients to the parameters where these are enabled."""
-    for batch in _batches(policy, prompts):
+    for batch in scored_answers(policy, prompts):
         log_p = _log_probabilities(policy, prompts, batch, batch.final_states(policy))
         yield batch.rows, log_p.new_zeros(len(batch.rows)).index_add(0, batch.row, log_p)
 
 
-def _batches(policy: Policy, prompts: Prompts) -> Iterator[ScoredBatch]:
-    """Prompts with their answers; where there are stop tokens, the answer's end is scored too."""
+def scored_answers(policy: Policy, prompts: Prompts) -> Iterator[ScoredBatch]:
+    """Batches of prompts with answers, whose ends are scored too where there are stop tokens."""
     if not prompts.exact:
         got = str(prompts.reward.identity.splitlines()[0])
         raise UserError("reward", got, "exact", "measure other rewards by rollouts")

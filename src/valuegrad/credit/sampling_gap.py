@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from valuegrad.credit.bounds import bounds, entropy
+from valuegrad.credit.covariance_bounds import covariance_bounds, table_diameters
 from valuegrad.credit.jacobians import sampling_jacobian, spectral_norm, step_jacobian
 from valuegrad.errors import UserError, check_positive
 from valuegrad.model.cache import first_positions, prefill
@@ -24,6 +25,10 @@ LINKS = (
     ("bound_maximum", "bound_paper"),
     ("gap", "bound_linear"),
     ("bound_linear", "bound_paper"),
+    ("gap", "bound_covariance"),
+    ("bound_covariance", "bound_covariance_norms"),
+    ("bound_covariance_norms", "bound_diameter"),
+    ("bound_diameter", "bound_diameter_entropy"),
 )
 
 
@@ -37,7 +42,9 @@ class SamplingGap:
         gap, step_norm: ‖J_sample‖₂ and ‖∂h_{t+1}/∂e_t‖₂, hidden units per hidden unit.
         product_norm: N = (1/τ) ‖∂h_{t+1}/∂e_t‖ ‖E‖ ‖W‖.
         bound_spectral, bound_trace, bound_maximum, bound_linear, bound_entropy, bound_paper: N
-            times each factor of `bounds`; `bound_linear` is the sharp one.
+            times each factor of `bounds`; `bound_linear` is the sharp one of them.
+        bound_covariance, bound_covariance_norms, bound_diameter, bound_diameter_entropy: with the
+            token distribution between the tables (`covariance_bounds`), each at most the next.
         smallest_constant: gap / sqrt(H / log V), the least C with which Eq. 21 holds here; NaN
             where H is 0.
     """
@@ -54,6 +61,10 @@ class SamplingGap:
     bound_linear: float
     bound_entropy: float
     bound_paper: float
+    bound_covariance: float
+    bound_covariance_norms: float
+    bound_diameter: float
+    bound_diameter_entropy: float
     smallest_constant: float
 
 
@@ -88,8 +99,9 @@ def sampling_gaps(
     temperature: float = 1.0,
     *,
     norms: tuple[float, float] | None = None,
+    diameters: tuple[float, float] | None = None,
 ) -> list[SamplingGap]:
-    """As `sampling_gap` at several positions; `norms`, from `table_norms`, where they are known."""
+    """As `sampling_gap` at several positions; norms and diameters of the tables where known."""
     check_positive("temperature", temperature, "use 1.0")
     if len(sequence) > policy.context:
         got, wanted = f"{len(sequence)} tokens", f"at most {policy.context}"
@@ -101,6 +113,7 @@ def sampling_gaps(
             got, fix = f"{given} in {len(sequence)} tokens", "choose one with a token after it"
             raise UserError("position", got, f"0 to {last - 1}", fix)
     embedding_norm, head_norm = norms or table_norms(policy)
+    diameters = diameters or table_diameters(policy)
     with torch.no_grad():
         cache, finals = prefill(policy, sequence[:last])
     found = []
@@ -110,6 +123,7 @@ def sampling_gaps(
         step = step_jacobian(policy, first_positions(cache, position + 1), sequence[position + 1])
         step_norm = spectral_norm(step)
         gap = spectral_norm(sampling_jacobian(policy, step, p, temperature))
+        tight = covariance_bounds(policy, step, step_norm, p, temperature, diameters)
         size = step_norm * embedding_norm * head_norm / temperature
         h = entropy(p).item()
         share = h / math.log(len(p)) if len(p) > 1 else 0.0
@@ -123,6 +137,7 @@ def sampling_gaps(
                 product_norm=size,
                 smallest_constant=gap / math.sqrt(share) if share > 0 else math.nan,
                 **{f"bound_{name}": size * x.item() for name, x in vars(bounds(p)).items()},
+                **{f"bound_{name}": x for name, x in vars(tight).items()},
             )
         )
     return found

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.group_advantages import GroupAdvantages
+from valuegrad.finite_groups import GroupAdvantages
 
 NEGLIGIBLE = 1e-26  # probability of a value of Â; ‖G‖, which it is added to, may be 1e-9 and less
 

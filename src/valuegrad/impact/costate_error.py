@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from valuegrad.group_advantages import GroupAdvantages
+from valuegrad.finite_groups import GroupAdvantages
 
 
 def two_valued_costate_error(

@@ -22,7 +22,6 @@ from valuegrad.impact import sampled, teacher_forced, vocabulary
 from valuegrad.impact.settings import ALPHA, Sampling
 from valuegrad.impact.signal import Impact
 from valuegrad.impact.update import Update, clipped
-from valuegrad.methods import PER_LENGTH
 from valuegrad.model.policy import Policy, Site
 from valuegrad.prompts import Kind, Prompts, TaskPrompts
 from valuegrad.sampler import Rollouts, rollouts
@@ -99,22 +98,21 @@ def estimator(
             found = teacher_forced.measure(policy, held_out, drawn=drawn, **measured_at)
             return Measured(found, drawn)
 
-        def update_exact(step: int) -> Update:
-            # Where completions weigh by their length, the wrong ones' lengths are drawn.
-            lengths = draw(train, 1) if method in PER_LENGTH and train.stops else None
-            return longest(teacher_forced.update(policy, train, drawn=lengths, **formed_for))
-
         return settle(
             measure=measure,
             rewards=lambda: teacher_forced.rewards(policy, held_out),
-            update=update_exact,
+            update=lambda step: longest(
+                teacher_forced.update(policy, train, **formed_for, seed=sampling.rollout_seed)
+            ),
         )
     sampled.check_rollouts(sampling.rollouts, budget.group_size)
     learnt = cache(partial(draw, train, 1))
 
     def measure_sampled() -> Measured:
         drawn, deeper = draw(held_out, 0), _forked(policy, held_out, sampling)
-        found, difference = sampled.measure(policy, drawn, deeper=deeper, **measured_at)
+        found, difference = sampled.measure(
+            policy, drawn, deeper=deeper, strata=held_out.strata, **measured_at
+        )
         return Measured(found, drawn, difference)
 
     def update(step: int) -> Update:

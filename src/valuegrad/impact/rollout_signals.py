@@ -18,7 +18,7 @@ from torch import Tensor
 
 from valuegrad.budget import Method
 from valuegrad.credit.squared_norm import inner_product, squared_norm
-from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
+from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
 from valuegrad.impact.mixing import Mixing, mixing
 from valuegrad.impact.outcomes import levels, nearest

@@ -60,6 +60,7 @@ def measure(
     group_size: int = Budget.group_size,
     prompts_per_update: int = Budget.prompts_per_update,
     deeper: tuple[Sequence[int], Rollouts] | None = None,
+    strata: Sequence[str] | None = None,
 ) -> tuple[dict[Method, Impact], float]:
     """Measure everything of theory §6 from groups of rollouts, one a prompt.
 
@@ -99,9 +100,12 @@ def measure(
         uncertain = replace(rows, headroom=pseudo)
         if m == "ppo":
             # By the scale: Λ_sample of large Â is proportional to it.
-            uncertain = pooled_rows(uncertain, _error_of(rows), torch.zeros_like(rows.sigma))
+            changes = _error_of(rows), torch.zeros_like(rows.sigma)
+            uncertain = pooled_rows(uncertain, changes, strata)
         options = (alpha, group_size, rows, uncertain)
-        impacts[m] = summarise(m, site, *options, sampled=True, middle=half_way(values))
+        impacts[m] = summarise(
+            m, site, *options, sampled=True, middle=half_way(values), strata=strata
+        )
     return impacts, difference
 
 

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from valuegrad.budget import Budget, Method
 from valuegrad.credit.scores import prompt_state_scores
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.impact.outcomes import levels, nearest
-from valuegrad.impact.update import Update, add_gradients, length, moving_parameters
+from valuegrad.impact.update import Update, length, moving_parameters, weighted_gradients
 from valuegrad.methods import PER_LENGTH, XI, advantages, token_weight
-from valuegrad.model.batches import scored_batches
-from valuegrad.model.policy import Policy, logits
+from valuegrad.model.policy import Policy
 from valuegrad.sampler import Rollouts
 
 SPLITS = 64  # drawn groups that hold a rollout, about, where groups are not counted
@@ -48,7 +47,7 @@ def update(
         weight = torch.zeros_like(drawn.rewards)
         mean = mean_advantages(rewards, method, group_size, prompts_per_update)
         weight[:, part] = mean * weights[:, part] / rewards.shape[1]
-        found.append(weighted_gradients(policy, drawn, weight, parameters))
+        found.append(_gradients(policy, drawn, weight, parameters))
     if whole:
         return Update(parameters, found[0], float("nan"))
     pairs = list(zip(*found, strict=True))
@@ -122,13 +121,6 @@ def _over_draws(r: Tensor, method: Method, group_size: int, prompts: int) -> Ten
     return total * (count * n / (draws * prompts * group_size))
 
 
-def length_scores(drawn: Rollouts) -> Float[Tensor, "N n"]:
-    """What each rollout's ∇ log π weighs in the estimate of ∇E[1/T], of the mean of the others."""
-    inverse = 1 / _lengths(drawn).double()
-    n = inverse.shape[1]
-    return (inverse - inverse.mean(1, keepdim=True)) / (n - 1)
-
-
 def reweighted_update(
     policy: Policy,
     drawn: Rollouts,
@@ -153,7 +145,7 @@ def reweighted_update(
     weight = share * group.expected.gather(1, kinds) / len(share)
     weight *= token_weight(method, _lengths(drawn), max_tokens)
     parameters = moving_parameters(policy)
-    gradients = weighted_gradients(policy, drawn, weight, parameters)
+    gradients = _gradients(policy, drawn, weight, parameters)
     return Update(parameters, gradients, length(gradients))
 
 
@@ -161,20 +153,7 @@ def _lengths(drawn: Rollouts) -> Tensor:
     return torch.tensor([[len(c) for c in group] for group in drawn.completions])
 
 
-def weighted_gradients(
+def _gradients(
     policy: Policy, drawn: Rollouts, weight: Float[Tensor, "N n"], parameters: list[Tensor]
 ) -> list[Tensor]:
-    """Σ_i w_i ∇ log π(o_i|q), one gradient a parameter."""
-    gradients = [torch.zeros_like(p) for p in parameters]
-    weights = weight.flatten()
-    # A rollout without advantage moves nothing and needs no pass.
-    used = weights.nonzero()[:, 0].tolist()
-    sequences, lengths = drawn.sequences, drawn.lengths
-    chosen, starts = [sequences[i] for i in used], [lengths[i] for i in used]
-    scale = weights[used].to(policy.device)
-    for batch in scored_batches(policy, chosen, starts):
-        log_p = logits(policy, batch.final_states(policy)).log_softmax(1)
-        drawn_logp = log_p.gather(1, batch.target[:, None])[:, 0]
-        cotangent = scale[batch.rows][batch.row].to(drawn_logp)
-        add_gradients(gradients, drawn_logp, parameters, cotangent)
-    return gradients
+    return weighted_gradients(policy, drawn.sequences, drawn.lengths, weight.flatten(), parameters)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from valuegrad.impact.signal import Measurements, check_settings
 from valuegrad.model.policy import Policy, Site, check_full_precision
 from valuegrad.model.sites import check_site
 from valuegrad.prompts import tokenise
+from valuegrad.tasks.strata import mean_covariance, strata_codes
 from valuegrad.tasks.task import Task, check_task
 
 FORMULAS = 2
@@ -139,7 +141,10 @@ def score(
         updates=budget.updates,
         probe_step=float(change.mean()),
         gradient_norm=probed.gradient_norm,
-        standard_errors={**vars(impact.standard_errors), "probe_step": _standard_error(change)},
+        standard_errors={
+            **vars(impact.standard_errors),
+            "probe_step": _standard_error(change, prompts.evaluation.strata),
+        },
         estimator=way.name,
         probe_prompts=way.probe_prompts,
         rollouts=None if drawn is None else drawn.rewards.shape[1],
@@ -163,6 +168,7 @@ def _rows(
             columns[f"{name}:{m}"] = getattr(other.rows, name)
     columns |= vars(readiness(impact, one_token=one_token))
     columns |= {"probe_step": change, "prompt": [e.prompt for e in task.evaluation]}
+    columns |= {"stratum": [e.stratum for e in task.evaluation]}
     return {name: np.asarray(values) for name, values in columns.items()}
 
 
@@ -171,9 +177,9 @@ def probe_updates(budget: Budget) -> float:
     return budget.mean_updates / 2
 
 
-def _standard_error(values: np.ndarray) -> float:
-    # Over the prompts that are measured, given the update.
+def _standard_error(values: np.ndarray, strata: Sequence[str] | None = None) -> float:
+    # Over the prompts that are measured, by stratum, given the update.
     # Prompts that all say the same, as without any success, do not say how sure that is.
     if np.ptp(values) == 0:
         return math.nan
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+    return math.sqrt(mean_covariance(values[None], strata_codes(strata, len(values))).item())

@@ -7,9 +7,10 @@ N prompts
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,7 @@ from valuegrad.errors import UserError, check_positive
 from valuegrad.impact.headroom import LARGE
 from valuegrad.impact.settings import ALPHA
 from valuegrad.model.policy import Site
+from valuegrad.tasks.strata import strata_codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,9 +171,11 @@ def summarise(
     *,
     sampled: bool = False,
     middle: float = 0.5,
+    strata: Sequence[str] | None = None,
 ) -> Impact:
     """Average the measurements of prompts, with standard errors by the jackknife over prompts.
 
+    That is by stratum, Σ_h (N_h − 1)/N_h Σ_{i∈h} (θ_{−i} − mean_h θ_{−i})², where there are some.
     ``uncertain`` holds what standard errors are formed of where that is not the rows themselves;
     ``sampled`` says that they are of draws, of which an error of 0 is undefined.
     """
@@ -181,9 +185,11 @@ def summarise(
     errors = dict.fromkeys(means, math.nan)
     if count > 1:
         spread = rows if uncertain is None else uncertain
-        left_out = _combined(spread.map(lambda x: (x.sum() - x) / (count - 1)), spread, alpha)
-        for name, x in left_out.items():
-            errors[name] = float(((count - 1) / count * (x - x.mean()).square().sum()).sqrt())
+        cells = strata_cells(strata, count)
+        without = _combined(spread.map(lambda x: left_out(x, cells)), spread, alpha, cells)
+        for name, x in without.items():
+            parts = ((len(c) - 1) / len(c) * (x[c] - x[c].mean()).square().sum() for c in cells)
+            errors[name] = math.sqrt(math.fsum(map(float, parts)))
     if sampled:
         # Prompts that all say the same do not say how sure that is.
         errors = {name: error or math.nan for name, error in errors.items()}
@@ -192,22 +198,51 @@ def summarise(
     return Impact(method, site, alpha, group_size, *found, middle)
 
 
-def _combined(mean: Signals, rows: Signals, alpha: float) -> dict[str, Tensor]:
+def strata_cells(strata: Sequence[str] | None, count: int) -> list[np.ndarray]:
+    """The prompts of each stratum."""
+    codes = strata_codes(strata, count)
+    return [np.flatnonzero(codes == h) for h in range(codes.max() + 1)]
+
+
+def left_out(x: Tensor, cells: Sequence[np.ndarray]) -> Tensor:
+    """The mean without each prompt, the weight of whose stratum stays as it is."""
+    means = torch.empty_like(x)
+    for cell in cells:
+        inside = x[cell]
+        means[cell] = x.mean() + (inside.mean() - inside) * (len(cell) / (len(cell) - 1) / len(x))
+    return means
+
+
+def _log_left_out(x: Tensor, cells: Sequence[np.ndarray]) -> Tensor:
+    """Log of the count times what `left_out` makes of e^x, where no float holds that."""
+    whole = torch.stack([x[cell].logsumexp(0) for cell in cells])
+    found = torch.empty_like(x)
+    for h, cell in enumerate(cells):
+        others = torch.cat((whole[:h], whole[h + 1 :], whole.new_full((1,), -torch.inf)))
+        rest = whole[h] + torch.log1p(-(x[cell] - whole[h]).exp())
+        # More than half of a sum is not taken off it: the others are added up.
+        (largest,) = x[cell].max(0).indices[None]
+        rest[largest] = x[np.delete(cell, int(largest))].logsumexp(0)
+        rest = rest + math.log(len(cell) / (len(cell) - 1))
+        found[cell] = torch.logaddexp(others.logsumexp(0), rest)
+    return found
+
+
+def _combined(
+    mean: Signals, rows: Signals, alpha: float, cells: Sequence[np.ndarray] | None = None
+) -> dict[str, Tensor]:
     """Measurements as functions of means over prompts, of all or with each left out."""
     # E[e^{αr}] = e^c (1 + E[e^{log tilt − c} − 1]) for any c; this one keeps the digits.
     centre = alpha * rows.reward.mean()
     count, logs = len(rows.log_tilt), rows.log_tilt
-    whole = len(mean.reward) == 1
     if logs.max() - centre < LARGE:
         tilted = torch.expm1(logs - centre)
-        total = tilted.mean() if whole else (tilted.sum() - tilted) / (count - 1)
-        log_mean = torch.log1p(total) + centre
-    elif whole:
+        tilt = tilted.mean() if cells is None else left_out(tilted, cells)
+        log_mean = torch.log1p(tilt) + centre
+    elif cells is None:
         log_mean = logs.logsumexp(0) - math.log(count)
     else:
-        # Without each one by itself: a difference of sums would lose the small ones' digits.
-        others = logs.repeat(count, 1).fill_diagonal_(-torch.inf)
-        log_mean = others.logsumexp(1) - math.log(count - 1)
+        log_mean = _log_left_out(logs, cells) - math.log(count)
     composed = {
         "reward_before": mean.reward,
         "headroom_pooled": log_mean / alpha - mean.reward,

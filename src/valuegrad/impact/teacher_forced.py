@@ -27,11 +27,9 @@ from valuegrad.credit.score_geometry import (
     mean_costate_error,
 )
 from valuegrad.credit.scores import prompt_state_scores, scored
-from valuegrad.errors import UserError
-from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
+from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
-from valuegrad.impact.sampled_update import length_scores, weighted_gradients
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import (
     Impact,
@@ -41,7 +39,14 @@ from valuegrad.impact.signal import (
     signals,
     summarise,
 )
-from valuegrad.impact.update import Update, add_gradients, length, moving_parameters
+from valuegrad.impact.update import (
+    Update,
+    add_gradients,
+    length,
+    moving_parameters,
+    weighted_gradients,
+)
+from valuegrad.impact.wrong_answers import wrong_answers
 from valuegrad.methods import PER_LENGTH, token_weight
 from valuegrad.model.batches import entropies, head_chunks, probabilities
 from valuegrad.model.policy import Policy, Site
@@ -49,6 +54,7 @@ from valuegrad.prompts import Prompts
 from valuegrad.sampler import Rollouts, check_log_probabilities
 
 rewards = answer_values
+WRONG = 4  # wrong completions drawn of a prompt where their lengths matter
 ZERO_ONE = torch.tensor([0.0, 1.0], dtype=torch.float64)
 
 
@@ -89,8 +95,10 @@ def measure(
         rows = signals(moments, groups[m].slope, squared, finite, limit)
         uncertain = None
         if m == "ppo":
-            uncertain = pooled_rows(rows, *((x - other) / STEP for x in errors[-2:]))
-        result[m] = summarise(m, gradients.site, alpha, group_size, rows, uncertain)
+            changes = [(x - other) / STEP for x in errors[-2:]]
+            uncertain = pooled_rows(rows, changes, prompts.strata)
+        options = (alpha, group_size, rows, uncertain)
+        result[m] = summarise(m, gradients.site, *options, strata=prompts.strata)
     return result
 
 
@@ -100,14 +108,15 @@ def update(
     method: Method,
     group_size: int = Budget.group_size,
     prompts_per_update: int = Budget.prompts_per_update,
-    drawn: Rollouts | None = None,
+    draws: int = WRONG,
+    seed: int = 0,
 ) -> Update:
     """The expected gradient of a method's update: no completion is sampled but for their lengths.
 
     Of π(y|q) = V, T tokens of y and other completions o it is, with w of `token_weight`,
-    ψ w(T) ∇V + Ā(0) ∇E[w(T_o)], for Σ_o π(o) Ā(R(o)) w(T_o) ∇ log π(o) with the answer taken
-    apart. The last term, of methods whose completions weigh 1/T, needs ``drawn``; it is 0 where
-    all completions are as long as each other.
+    ψ w(T) ∇V + Ā(0) Σ_{o≠y} (w(T_o) − w(T)) ∇π(o), as the ∇π(o) add up to −∇V. The last term, of
+    methods whose completions weigh 1/T, is a mean over ``draws`` wrong completions a prompt, of
+    which those count that are not as long as y.
     """
 
     def group_of(values: Tensor) -> GroupAdvantages:
@@ -130,11 +139,14 @@ def update(
             gradients, log_v, parameters, group.slope * weight[rows] * value / len(prompts)
         )
     if method in PER_LENGTH and prompts.stops:
-        if drawn is None:
-            wanted = "rollouts, for how often its completions are how long"
-            raise UserError("drawn", "None", wanted, "draw them, or use another method")
-        shorter = missed[:, None] * length_scores(drawn) / len(prompts)
-        found = weighted_gradients(policy, drawn, shorter, parameters)
+        wrong = wrong_answers(policy, prompts, draws, seed)
+        lengths = torch.tensor([[len(c) for c in group] for group in wrong.completions])
+        longer = 1 / lengths.double() - 1 / steps[:, None].double()
+        scale = (missed * wrong.share)[:, None] * longer / (draws * len(prompts))
+        pairs = zip(prompts.tokens, wrong.completions, strict=True)
+        sequences = [(*tokens, *c) for tokens, group in pairs for c in group]
+        starts = [len(tokens) for tokens in prompts.tokens for _ in range(draws)]
+        found = weighted_gradients(policy, sequences, starts, scale.flatten(), parameters)
         gradients = [total.add_(part) for total, part in zip(gradients, found, strict=True)]
     return Update(parameters, gradients, length(gradients))
 

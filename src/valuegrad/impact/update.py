@@ -3,15 +3,19 @@
 For completions o with advantages Â over groups of the budget's size and w(T) of `token_weight` it
 is mean_q Σ_o π(o|q) E[Â|o] w(T_o) ∇ log π(o|q) at the policy that draws them, where no ratio is
 clipped yet.
+
+R completions
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.model.policy import Policy
+from valuegrad.model.batches import scored_batches
+from valuegrad.model.policy import Policy, logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,27 @@ def add_gradients(
     for total, gradient in zip(totals, found, strict=True):
         if gradient is not None:
             total.add_(gradient)
+
+
+def weighted_gradients(
+    policy: Policy,
+    sequences: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    weights: Float[Tensor, " R"],
+    parameters: list[Tensor],
+) -> list[Tensor]:
+    """Σ_i w_i ∇ log π of completions that begin at some token of a sequence, one a parameter."""
+    gradients = [torch.zeros_like(p) for p in parameters]
+    # A completion without weight moves nothing and needs no pass.
+    used = weights.nonzero()[:, 0].tolist()
+    chosen, begun = [sequences[i] for i in used], [starts[i] for i in used]
+    scale = weights[used].to(policy.device)
+    for batch in scored_batches(policy, chosen, begun):
+        log_p = logits(policy, batch.final_states(policy)).log_softmax(1)
+        drawn_logp = log_p.gather(1, batch.target[:, None])[:, 0]
+        cotangent = scale[batch.rows][batch.row].to(drawn_logp)
+        add_gradients(gradients, drawn_logp, parameters, cotangent)
+    return gradients
 
 
 def length(gradients: Sequence[Tensor]) -> float:

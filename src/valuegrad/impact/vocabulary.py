@@ -23,7 +23,7 @@ from valuegrad.credit.value_gradient import (
     one_token_prompts,
     site_jacobian,
 )
-from valuegrad.group_advantages import GroupAdvantages, group_advantages, limit_advantages
+from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.outcomes import Outcomes, check_alpha, half_way, levels, nearest, success
 from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
@@ -117,9 +117,9 @@ def measure(
     for m in methods:
         at = found[m]
         rows = signals(moments, finite[m].slope, squared, at.finite, at.limit)
-        uncertain = pooled_rows(rows, *at.derivatives) if m == "ppo" else None
-        middle = half_way(values)
-        result[m] = summarise(m, site, alpha, group_size, rows, uncertain, middle=middle)
+        uncertain = pooled_rows(rows, at.derivatives, prompts.strata) if m == "ppo" else None
+        options = (alpha, group_size, rows, uncertain)
+        result[m] = summarise(m, site, *options, middle=half_way(values), strata=prompts.strata)
     return result
 
 

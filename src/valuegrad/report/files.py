@@ -59,7 +59,7 @@ def write_prompts(folder: Path, outcome: Outcome, *, keep: bool = False) -> None
             ready.append(every[-1].select(COLUMNS).sort_by([("readiness", "descending")]))
     for name, tables in ((PROMPTS, every), (READINESS, ready)):
         if tables:
-            whole = pa.concat_tables(tables)
+            whole = pa.concat_tables(tables, promote_options="default")
             buffer = io.BytesIO()
             pq.write_table(_with_others(folder / name, whole) if keep else whole, buffer)
             write_atomically(folder / name, buffer.getvalue())

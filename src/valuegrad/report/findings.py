@@ -1,35 +1,12 @@
-"""What a study of n checkpoints found: the prediction, the best of them, the reasons."""
+"""What a study of n checkpoints found: the best of them, its predictors in order, the reasons."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from valuegrad.study.predictors import column
+from valuegrad.study.predictors import BY_NAME, column
 from valuegrad.study.result import CheckpointResult, PredictorResult, StudyResult
-from valuegrad.study.statistics import FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Gains (n,) in reward units, each predicted without the checkpoint it is for."""
-
-    gains: FloatArray  # the predictor itself, a reward change, where no law could be fitted
-    law: str  # "" where none could
-    error: float  # leave-one-out, NaN without a law
-
-
-def prediction(result: StudyResult) -> Prediction:
-    """Predict by the law of the ranking's predictor with the lowest leave-one-out error."""
-    laws = [
-        (law.leave_one_out_error, name)
-        for name, law in result.laws.items()
-        if name.endswith(f"({result.ranked_by})") and not math.isnan(law.leave_one_out_error)
-    ]
-    if not laws:
-        return Prediction(measurements(result, result.ranked_by), "", math.nan)
-    error, name = min(laws)
-    return Prediction(np.array(result.laws[name].left_out), name, error)
+from valuegrad.study.vectors import FloatArray
 
 
 def measurements(result: StudyResult, name: str) -> FloatArray:
@@ -60,8 +37,16 @@ def best_measured(result: StudyResult) -> int | None:
 
 
 def sorted_predictors(result: StudyResult) -> dict[str, PredictorResult]:
-    """By correlation with the gain, undefined ones last, the ranking's own first of equals."""
-    own_first = sorted(result.predictors.items(), key=lambda item: item[0] != result.ranked_by)
+    """By correlation with the gain, undefined ones last, the ranking's own first of equals.
+
+    Steps and tokens that the names do not tell are left out.
+    """
+    told = [
+        (name, found)
+        for name, found in result.predictors.items()
+        if name not in BY_NAME or not math.isnan(found.spearman_gain)
+    ]
+    own_first = sorted(told, key=lambda item: item[0] != result.ranked_by)
     return dict(sorted(own_first, key=lambda item: np.nan_to_num(-item[1].spearman_gain, nan=2.0)))
 
 

@@ -1,4 +1,9 @@
-"""Measured gains beside predictions over the trajectory (Fig. 1)."""
+"""Measured gains beside what the ranking goes by over the trajectory (Fig. 1).
+
+What was fitted to measured gains is no prediction of them, and stands in no figure as one.
+"""
+
+import math
 
 import altair as alt
 from altair.typing import ChartType
@@ -10,11 +15,10 @@ from valuegrad.study.result import StudyResult
 
 
 def gain(result: StudyResult) -> ChartType:
-    """Each checkpoint's mean gain, the range of its seeds, the prediction, the reward before."""
-    predicted = findings.prediction(result)
+    """Each checkpoint's mean gain, the range of its seeds, the predictor, the reward before."""
     series = {
         "measured gain": findings.mean_gains(result),
-        f"predicted gain, {predicted.law}" if predicted.law else result.ranked_by: predicted.gains,
+        result.ranked_by: findings.measurements(result, result.ranked_by),
         "reward before RL": findings.measurements(result, "reward_before"),
     }
     texts = {f"text{k}": map(number, values) for k, values in enumerate(series.values())}
@@ -40,22 +44,18 @@ def gain(result: StudyResult) -> ChartType:
     seeds = theme.spans(theme.drawn(rows), "reward", **bar).encode(x=x)
     zero = theme.drawn([{"value": 0}]).mark_rule(color=theme.QUIET).encode(y=y)
     whole = alt.layer(zero, seeds, lines, theme.dots(base, 45, "value"))
-    title, subtitle = _title(result, predicted), _subtitle(result, predicted)
-    return theme.titled(whole.properties(width=width, height=300), title, subtitle)
+    subtitle = [
+        "Every gain is a mean over the numbers of updates; bars: lowest to highest seed.",
+        f"{result.ranked_by} was measured before any RL run.",
+    ]
+    return theme.titled(whole.properties(width=width, height=300), _title(result), subtitle)
 
 
-def _title(result: StudyResult, predicted: findings.Prediction) -> str:
+def _title(result: StudyResult) -> str:
     best = findings.best_measured(result)
     if best is None:
         return "No checkpoint's mean gain is defined"
     found = result.checkpoints[best]
+    value = findings.measurements(result, result.ranked_by)[best]
     text = f"{found.label} gained most: {fixed(found.gain_mean, sign=True)} reward"
-    return f"{text}, predicted {fixed(predicted.gains[best], sign=True)}" if predicted.law else text
-
-
-def _subtitle(result: StudyResult, predicted: findings.Prediction) -> list[str]:
-    what = "Every gain is a mean over the numbers of updates; bars span the seeds."
-    if not predicted.law:
-        return [f"No law of {result.ranked_by} could be fitted: it is drawn itself.", what]
-    error = f"root mean square error {number(predicted.error, 2)} reward"
-    return [f"Each prediction knows all checkpoints but its own; {error}.", what]
+    return text if math.isnan(value) else f"{text}, {result.ranked_by} {fixed(value, sign=True)}"

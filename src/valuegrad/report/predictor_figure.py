@@ -16,9 +16,10 @@ SAME = 1e-9  # rank correlations closer than this are the same
 TOOLTIP = {
     "predictor": "predictor",
     "meaning": "what it is",
-    "text": "Spearman [95% interval]",
+    "text": "Spearman [95%, over seeds]",
     "p": "p-value",
     "partial": "partial, given the reward before",
+    "given step": "partial, given the step",
     "regret": "regret (reward)",
     "why": "undefined because",
 }
@@ -39,7 +40,7 @@ def predictors(result: StudyResult) -> ChartType:
         "labelFontWeight": _by_name(dict.fromkeys(colours, 600), 400),
     }
     x = {
-        "title": "Spearman rank correlation with the mean gain (bar: 95% interval)",
+        "title": "Spearman rank correlation with the mean gain (bar: 95%, over seeds)",
         "scale": {"domain": [-1, 1]},
         "axis": {"values": [-1, -0.5, 0, 0.5, 1], "format": ".1~f"},
     }
@@ -60,7 +61,7 @@ def predictors(result: StudyResult) -> ChartType:
             color=alt.Color("text colour:N", scale=None),
         )
         .properties(width=width, height=height, title=theme.small_title(TOOLTIP[name]))
-        for name, width in (("text", 140), ("meaning", 280))
+        for name, width in (("text", 160), ("meaning", 280))
     ]
     return theme.titled(alt.hconcat(plot, *columns, spacing=16), _title(result), _subtitle(result))
 
@@ -78,6 +79,7 @@ def _row(name: str, found: PredictorResult, colour: str | None) -> dict[str, Any
         "text": "undefined" if undefined else fixed(rho) + interval,
         "p": p_value(found.p_value),
         "partial": number(found.partial_given_reward),
+        "given step": number(found.partial_given_step),
         "regret": number(found.regret),
         "why": reason(found.reasons, "spearman") if undefined else UNDEFINED,
         "colour": colour or theme.QUIET,

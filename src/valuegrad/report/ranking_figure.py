@@ -19,8 +19,8 @@ def ranking(result: StudyResult) -> ChartType:
     tooltip = {
         "checkpoint": "checkpoint",
         "value": result.ranked_by,
-        "rank": "predicted rank",
-        "interval": "95% rank interval",
+        "rank": f"rank by {result.ranked_by}",
+        "interval": "95% interval of it",
         "chance text": "P(best)",
         "measured text": "measured rank",
     }
@@ -46,7 +46,7 @@ def ranking(result: StudyResult) -> ChartType:
             "chance:Q",
             scale={"domain": [0, 1]},
             axis={"format": ".0%", "values": [0, 0.25, 0.5, 0.75, 1]},
-            title="probability of gaining most",
+            title=f"probability of the highest {result.ranked_by}",
         ),
     )
     bars = chances.mark_bar(color=CHOSEN, height={"band": 0.5})
@@ -54,11 +54,13 @@ def ranking(result: StudyResult) -> ChartType:
     texts = texts.mark_text(align="left", dx=5, color=INK).encode(text="chance text:N")
     right = alt.layer(bars, texts, width=280, height=height)
     subtitle = (
-        "Blue: the predicted rank and its 95% interval, from the standard errors over prompts."
+        f"Blue: the rank by {result.ranked_by} and its 95% interval, over held-out prompts, "
+        "the same for all."
     )
     subtitle += " Circle: the measured rank." if result.trained else ""
     chance = result.best_probability[0]
-    title = f"{chosen(result).label} is predicted to gain most, with probability {share(chance)}"
+    first = f"{chosen(result).label} has the highest {result.ranked_by}"
+    title = f"{first}, with probability {share(chance)}"
     if math.isnan(chance):
         title = f"Nothing ranks the checkpoints: {result.ranked_by} is undefined for all"
     return titled(alt.hconcat(left, right, spacing=36), title, subtitle)

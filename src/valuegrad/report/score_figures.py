@@ -10,9 +10,9 @@ from altair.typing import ChartType
 from valuegrad.report import theme, trajectory
 from valuegrad.report.findings import mean_gains, measurements
 from valuegrad.report.numbers import fixed, number
-from valuegrad.study import statistics
 from valuegrad.study.result import StudyResult
-from valuegrad.study.statistics import FloatArray
+from valuegrad.study.vectors import FloatArray
+from valuegrad.study.z_scores import z_scores as standardised
 
 CLEAR = 0.3  # rank correlations nearer to 0 than this are called no clear relation
 HEIGHT = 230  # pixels
@@ -84,8 +84,8 @@ def _scatter_panel(result: StudyResult, name: str) -> ChartType:
 
 
 def _row(result: StudyResult, name: str, colour: str) -> ChartType:
-    gains = statistics.z_scores(mean_gains(result))
-    values = statistics.z_scores(measurements(result, name))
+    gains = standardised(mean_gains(result))
+    values = standardised(measurements(result, name))
     spread = _spread_over_updates(result)
     columns = {"gain": gains, "value": values, "low": gains - spread, "high": gains + spread}
     texts = {"gain text": map(fixed, gains), "text": map(fixed, values)}

@@ -2,15 +2,15 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
 import numpy as np
 
-from valuegrad.checkpoints.names import one_trajectory
+from valuegrad.checkpoints.names import common_steps
 from valuegrad.study.result import StudyResult
-from valuegrad.study.statistics import FloatArray
+from valuegrad.study.vectors import FloatArray
 
 LEGEND = 6  # checkpoints named in a colour legend
 LEAST = 19  # pixels between two slanted labels
@@ -57,16 +57,6 @@ def checkpoint_colour(result: StudyResult) -> alt.Color:
             "labelExpr": f"{json.dumps(along)}[datum.value]",
         },
     )
-
-
-def common_steps(checkpoints: Sequence[tuple[str, int | None]]) -> list[int] | None:
-    """The steps of checkpoints, by name and step; None where they are no scale of all of them.
-
-    They are one where each checkpoint has a step of its own, in one run and one stage of it.
-    """
-    steps = [step for _, step in checkpoints if step is not None]
-    one = len(set(steps)) == len(checkpoints) and one_trajectory([name for name, _ in checkpoints])
-    return steps if one else None
 
 
 def wide_scale(values: FloatArray, ticks: int = 5) -> dict[str, Any]:

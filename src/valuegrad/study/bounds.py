@@ -27,6 +27,9 @@ class Bounds:
     reused: int  # how many records were there already
 
 
+FORMULAS = 2  # counts up when a point holds something else
+
+
 def measure_bounds(
     references: Sequence[str],
     task: TaskSettings,
@@ -38,7 +41,7 @@ def measure_bounds(
     checkpoints, built = resolve(references), build_task(task)
     count = min(settings.examples, len(built.evaluation))
     examples = random.Random(settings.seed).sample(built.evaluation, count)
-    inputs = {"task_sha256": built.sha256, **asdict(settings)}
+    inputs = {"task_sha256": built.sha256, "formulas": FORMULAS, **asdict(settings)}
 
     def jobs(content: str) -> list[Job]:
         make = partial(_points, examples, settings)

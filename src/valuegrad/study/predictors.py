@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from valuegrad.study.statistics import FloatArray
+from valuegrad.study.vectors import FloatArray
 
 Measurements = Mapping[str, Any]
 
@@ -28,10 +28,17 @@ PREDICTORS = {
     "pass_at_k": "a group holds a right answer",
     "reward_before": "reward before RL",
     "entropy": "entropy of the answer's distribution",
+    "step": "training step of the checkpoint",
+    "tokens": "tokens it was trained on",
     "p_gap": "the paper's score, (Σ − Λ) × headroom",
-    "p_gap_conditional": "the same with Eq. 26's Λ",
+    "p_gap_conditional": "p_gap with the Λ of Eq. 26",
+    "p_gap_population": "p_gap in infinitely large groups",
+    "p_gap_conditional_population": "p_gap_conditional in infinitely large groups",
 }
 """What each predictor is, in a few words."""
+
+BY_NAME = ("step", "tokens")
+"""Predictors that a checkpoint's name tells, if any; unknown of one, they say nothing."""
 
 
 def column(scores: Sequence[Measurements], name: str) -> FloatArray:

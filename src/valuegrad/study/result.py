@@ -29,24 +29,30 @@ class PredictorResult:
     """A predictor against the mean gain over n checkpoints; `reasons` says why a value is NaN."""
 
     spearman_gain: Number
-    spearman_gain_interval: tuple[Number, Number]
-    p_value: Number
+    spearman_gain_interval: tuple[Number, Number]  # over seeds, for these checkpoints and prompts
+    p_value: Number  # of the `test`
     partial_given_reward: Number
     spearman_after: Number
     spearman_by_updates: tuple[Number, ...]
     regret: Number  # reward units
     reasons: dict[str, str]
+    partial_given_step: Number = math.nan
+    test: str = ""
 
 
 @dataclass(frozen=True)
 class LawResult:
-    """A fitted `Law`: gains (n,) in reward units, `left_out` without the checkpoint in the fit."""
+    """A fitted `Law`: gains (n,) in reward units, `left_out` without the checkpoint in the fit.
+
+    Nor are its `neighbours` on either side in it, where the checkpoints are those of one run.
+    """
 
     constants: dict[str, Number]
     leave_one_out_error: Number
     fitted: tuple[Number, ...]
     left_out: tuple[Number, ...]
     reason: str
+    neighbours: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,8 @@ class StudyResult:
 
     ranking: tuple[str, ...]
     best: str
-    rank_intervals: tuple[tuple[Number, Number], ...]  # in the ranking's order, as the next
+    rank_intervals: tuple[tuple[Number, Number], ...]  # in the ranking's order, as the next, and
+    # over held-out prompts, given each checkpoint's update
     best_probability: tuple[Number, ...]
     ranked_by: str
     trained: bool
@@ -104,6 +111,23 @@ class StudyResult:
     config: dict[str, Any]
     prompts: tuple[PromptResult, ...]  # of the best checkpoint
     checkpoints: tuple[Annotated[CheckpointResult, BeforeValidator(_parted)], ...]
+
+
+OUTDATED = "of an earlier version; run the study again, its records are kept"
+
+
+def _current(found: PredictorResult) -> PredictorResult:
+    """Without what earlier versions, which name no test, meant something else by."""
+    if found.test or math.isnan(found.spearman_gain):
+        return found
+    fields = ("interval", "p_value", "regret", "partial_given_step")
+    return replace(
+        found,
+        spearman_gain_interval=(math.nan, math.nan),
+        p_value=math.nan,
+        regret=math.nan,
+        reasons=found.reasons | dict.fromkeys(fields, OUTDATED),
+    )
 
 
 def study_document(result: StudyResult) -> dict[str, Any]:
@@ -123,6 +147,7 @@ def study_result(document: Any) -> StudyResult:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    result = replace(result, predictors={n: _current(p) for n, p in result.predictors.items()})
     found = result.checkpoints
     if len({checkpoint.label for checkpoint in found}) == len(found):
         return result

@@ -103,6 +103,9 @@ def _score_jobs(config: StudyConfig, task: Task, content: str) -> list[Job]:
     inputs = _inputs(config, task, content)
     inputs |= {"site": config.site, "alpha": config.alpha, "sampling": asdict(config.sampling)}
     inputs["formulas"] = FORMULAS
+    if any(strata := [example.stratum for example in task.evaluation]):
+        # They decide standard errors and no reward, so that RL runs need not be made again.
+        inputs["strata"] = strata
     # What runs the budget, and what of the model it moves, changes no score.
     del inputs["budget"]["engine"], inputs["budget"]["lora_rank"]
     return [Job("score", inputs, partial(_score, config, task))]

@@ -87,23 +87,25 @@ def _split(
     """Distinct prompts of one split, in blocks of all cells; fewer where no more can be made."""
     attempts = math.ceil(ATTEMPTS / (share if evaluation else 1 - share))
     found: dict[str, Example] = {}
+    templates = list(dict.fromkeys(template for template, _ in cells))
     known = -1
     while known < len(found) < count:
         known = len(found)
         for template, label in rng.sample(cells, len(cells)):
+            stratum = f"{templates.index(template)}:{label}"
             for _ in range(attempts):
-                example = _example(rng, template, label)
+                example = _example(rng, template, label, stratum)
                 if held_out(example.prompt, share) == evaluation and example.prompt not in found:
                     found[example.prompt] = example
                     break
     return tuple(found.values())[:count]
 
 
-def _example(rng: random.Random, template: str, label: str) -> Example:
+def _example(rng: random.Random, template: str, label: str, stratum: str) -> Example:
     name, answer = rng.choice(NAMES), rng.choice(ANSWERS)
     before, between = _distractors(rng), _distractors(rng)
     prompt = template.format(label=label, name=name, answer=answer, before=before, between=between)
-    return Example(prompt, label)
+    return Example(prompt, label, stratum=stratum)
 
 
 def _distractors(rng: random.Random) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from valuegrad.credit.covariance_bounds import table_diameters
 from valuegrad.credit.sampling_gap import LINKS, sampling_gaps, table_norms
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
@@ -44,7 +45,7 @@ def bound_points(
     if positions < 1:
         fix = f"use the default, {BoundSettings.positions}"
         raise UserError("positions", str(positions), "1 or more", fix)
-    norms = table_norms(policy)
+    tables = {"norms": table_norms(policy), "diameters": table_diameters(policy)}
     checkpoint = policy.checkpoint
     found = []
     for example in examples:
@@ -56,7 +57,7 @@ def bound_points(
             raise UserError("task", got, wanted, "change the task")
         count = min(positions, last + 1)
         chosen = sorted({last * (i + 1) // count for i in range(count)})
-        for gap in sampling_gaps(policy, whole, chosen, temperature, norms=norms):
+        for gap in sampling_gaps(policy, whole, chosen, temperature, **tables):
             names = {"checkpoint": checkpoint.name, "step": checkpoint.step}
             found.append({**names, "prompt": example.prompt, **asdict(gap)})
     return found
@@ -71,17 +72,19 @@ def summarise_bounds(points: Sequence[Mapping[str, Any]], dtype: str) -> dict[st
 
     Returns:
         The summary object that ends ``valuegrad bound --json``. `tighter` is the paper's bound over
-        the sharp one and `looseness` the sharp one over the gap, both in the median;
+        the sharp one, `looseness` the sharp one over the gap and `covariance_looseness` the one by
+        covariances over the gap, all in the median;
         `smallest_constant` is the least C with which Eq. 21 holds at every point.
     """
     allowed = 1 + ROUNDING[dtype]
     names = dict.fromkeys(p["checkpoint"] for p in points)
     groups = [[p for p in points if p["checkpoint"] == name] for name in names]
-    medians = ("entropy", "gap", "bound_linear", "bound_paper")
+    medians = ("entropy", "gap", "bound_covariance", "bound_linear", "bound_paper")
     return {
         "summary": True,
         **_verdict(points, allowed),
-        "looseness": _median([p["bound_linear"] / p["gap"] for p in points if p["gap"] > 0]),
+        "looseness": _looseness(points, "bound_linear"),
+        "covariance_looseness": _looseness(points, "bound_covariance"),
         "checkpoints": [
             {
                 **{name: group[0][name] for name in ("checkpoint", "step")},
@@ -104,6 +107,10 @@ def _verdict(points: Sequence[Mapping[str, Any]], allowed: float) -> dict[str, A
         "tighter": _median([p["bound_paper"] / p["bound_linear"] for p in sharp]),
         "smallest_constant": max(constants, default=math.nan),
     }
+
+
+def _looseness(points: Sequence[Mapping[str, Any]], bound: str) -> float:
+    return _median([p[bound] / p["gap"] for p in points if p["gap"] > 0])
 
 
 def _median(values: Sequence[float]) -> float:

@@ -1,25 +1,24 @@
-"""The statements of the sampling gap and of attention paths: Eqs. 20, 21, Props. 2, 3."""
+"""The statements of the sampling gap and its bounds: Eqs. 20, 21, Prop. 2."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh, svds
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from valuegrad.credit.attention_paths import attention_paths, weight_correlation
-from valuegrad.credit.sampling_gap import LINKS, SamplingGap, sampling_gaps
+from valuegrad.credit.covariance_bounds import diameter, table_diameters
+from valuegrad.credit.sampling_gap import LINKS, SamplingGap, sampling_gaps, table_norms
 from valuegrad.model.cache import Cache, decode_embedding, prefill
-from valuegrad.model.policy import Policy, Site, logits
-from valuegrad.model.sites import recorded, shifted, without_parameter_gradients
+from valuegrad.model.policy import Policy, logits
+from valuegrad.model.sites import without_parameter_gradients
 from valuegrad.theory.case import COMPLETION, Case
+from valuegrad.theory.dense_jacobian import NORM, dense
 from valuegrad.theory.statement import Statement, equality, inequality
 
 TEMPERATURES = (1.0, 0.5)
-# Iteration promises 1e-4; a norm that is wrong by 1% is seen.
-NORM = 1e-3
+ROWS = 2048  # of a table, of which every distance is formed
 GRID = 5040  # of p_max in the search for C_V; it holds 1/2, 1/3 … 1/10
 
 
@@ -27,8 +26,11 @@ def sampling_gap_statements(case: Case) -> Iterator[Statement]:
     """The gap and each of its bounds by another route, and every link of the chain of bounds."""
     start = len(case.prompt) - 1
     positions = range(start, start + COMPLETION)
-    every = [sampling_gaps(case.policy, case.sequence, positions, tau) for tau in TEMPERATURES]
-    yield from _by_another_route(case, [found[0] for found in every])
+    known = {"norms": table_norms(case.policy), "diameters": table_diameters(case.policy)}
+    every = [
+        sampling_gaps(case.policy, case.sequence, positions, tau, **known) for tau in TEMPERATURES
+    ]
+    yield from _by_another_route(case, [found[0] for found in every], known["diameters"])
     names = (
         "gap ≤ N ‖diag p − ppᵀ‖",
         "… ≤ N (1 − ‖p‖²)",
@@ -36,6 +38,10 @@ def sampling_gap_statements(case: Case) -> Iterator[Statement]:
         "… ≤ N 2 C_V sqrt(H / log V)",
         "gap ≤ N min(1/2, 1 − ‖p‖², H)",
         "sharp bound ≤ the paper's",
+        "gap ≤ (1/τ) ‖B Cov_p(E)^½‖ ‖Cov_p(W)^½‖",
+        "… ≤ (1/τ) ‖B‖ sqrt(λ_max Cov_p(E) · λ_max Cov_p(W))",
+        "… ≤ (1/2τ) (1 − ‖p‖²) ‖B‖ diam(E) diam(W)",
+        "… ≤ (1/2τ) min(1, H) ‖B‖ diam(E) diam(W)",
     )
     for name, link in zip(names, LINKS, strict=True):
         sides = [tuple(getattr(gap, side) for side in link) for found in every for gap in found]
@@ -43,7 +49,9 @@ def sampling_gap_statements(case: Case) -> Iterator[Statement]:
         yield inequality(name, "Prop. 2", *tightest, note=f"the tightest of {len(sides)} points")
 
 
-def _by_another_route(case: Case, measured: list[SamplingGap]) -> Iterator[Statement]:
+def _by_another_route(
+    case: Case, measured: list[SamplingGap], diameters: tuple[float, float]
+) -> Iterator[Statement]:
     """The prompt's last position: dense Jacobians, tables by Lanczos, sums in another order."""
     policy, token = case.policy, case.sequence[len(case.prompt)]
     with torch.no_grad():
@@ -52,7 +60,7 @@ def _by_another_route(case: Case, measured: list[SamplingGap]) -> Iterator[State
     gaps = [_dense_gap(policy, cache, finals[-1], token, tau) for tau in TEMPERATURES]
     name = "gap = ‖∂h_{t+1}/∂h_t‖₂ through the soft token, dense, by autograd"
     yield equality(name, "Eq. 20", [m.gap for m in measured], gaps, NORM)
-    step = _dense(lambda e: decode_embedding(policy, cache, e)[1], policy.embedding[token])
+    step = dense(lambda e: decode_embedding(policy, cache, e)[1], policy.embedding[token])
     norms = [float(torch.linalg.matrix_norm(step, 2)), *map(_norm, (policy.embedding, policy.head))]
     sizes = [math.prod(norms) / tau for tau in TEMPERATURES]
     name = "N = (1/τ) ‖∂h_{t+1}/∂e_t‖ ‖E‖ ‖W‖, dense and by Lanczos"
@@ -70,8 +78,27 @@ def _by_another_route(case: Case, measured: list[SamplingGap]) -> Iterator[State
         left = [getattr(m, f"bound_{field}") for m in measured]
         right = [size * factor[field] for size, factor in zip(sizes, factors, strict=True)]
         yield equality(name, "Prop. 2", left, right, NORM)
-    left = [m.smallest_constant for m in measured]
+    tables = policy.embedding[:ROWS].double(), policy.head[:ROWS].double()
+    distances = [_largest_distance(table) for table in tables]
+    name, note = "diam(E), diam(W) = largest distance of rows", f"of {len(tables[1])} of {len(z)}"
+    yield equality(name, "Prop. 2", [diameter(t) for t in tables], distances, note=note)
+    apart = math.prod(distances if len(z) <= ROWS else diameters) * norms[0] / 2
+    spread = {
+        "covariance": "(1/τ) ‖B Cov_p(E)^½‖ ‖Cov_p(W)^½‖, dense",
+        "covariance_norms": "(1/τ) ‖B‖ sqrt(λ_max Cov_p(E) · λ_max Cov_p(W)), dense",
+        "diameter": "(1/2τ) (1 − ‖p‖²) ‖B‖ diam(E) diam(W), of these",
+        "diameter_entropy": "(1/2τ) min(1, H) ‖B‖ diam(E) diam(W), of these",
+    }
+    sides = [_spread(policy, (z / tau).double().softmax(0), step) for tau in TEMPERATURES]
+    for side, factor in zip(sides, factors, strict=True):
+        side["diameter"] = apart * factor["trace"]
+        side["diameter_entropy"] = apart * min(1.0, factor["entropy in nats"])
+    for field, name in spread.items():
+        left = [getattr(m, f"bound_{field}") for m in measured]
+        right = [side[field] / tau for side, tau in zip(sides, TEMPERATURES, strict=True)]
+        yield equality(name, "Prop. 2", left, right, NORM)
     shares = [factor["entropy in nats"] / math.log(len(z)) for factor in factors]
+    left = [m.smallest_constant for m in measured]
     right = [gap / math.sqrt(share) for gap, share in zip(gaps, shares, strict=True)]
     yield equality("the least C of Eq. 21 = gap sqrt(log V / H)", "Eq. 21", left, right, NORM)
 
@@ -85,25 +112,35 @@ def _dense_gap(policy: Policy, cache: Cache, h: Tensor, token: int, tau: float) 
         return decode_embedding(policy, cache, hard + change @ policy.embedding)[1]
 
     with without_parameter_gradients(policy.model):
-        return float(torch.linalg.matrix_norm(_dense(through, h), 2))
-
-
-@sdpa_kernel(SDPBackend.MATH)
-def _dense(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
-    """The Jacobian of a function of rows to as many coordinates, one backward pass a row of it."""
-    rows = []
-    for units in torch.split(torch.eye(len(point)).to(point), 64):
-        leaf = point.detach().expand(len(units), -1).clone().requires_grad_()
-        with torch.enable_grad():
-            (found,) = torch.autograd.grad(function(leaf), leaf, units)
-        rows.append(found)
-    return torch.cat(rows)
+        return float(torch.linalg.matrix_norm(dense(through, h), 2))
 
 
 def _norm(table: Tensor) -> float:
     """‖·‖₂ by Lanczos iteration on the table itself."""
     start = np.ones(min(table.shape))
     return float(svds(table.double().cpu().numpy(), 1, v0=start, return_singular_vectors=False)[0])
+
+
+def _largest_distance(table: Tensor) -> float:
+    """Of any two rows, by subtraction."""
+    mode = "donot_use_mm_for_euclid_dist"
+    parts = torch.split(table, 256)
+    return max(float(torch.cdist(part, table, compute_mode=mode).max()) for part in parts)
+
+
+def _spread(policy: Policy, p: Tensor, step: Tensor) -> dict[str, float]:
+    """The covariance bounds times τ, of dense covariances of a token's rows."""
+    covariances = []
+    for table in (policy.embedding, policy.head):
+        centred = table.double() - p @ table.double()
+        covariances.append((centred * p[:, None]).mT @ centred)
+    by_embedding, by_head = (float(torch.linalg.eigvalsh(c)[-1]) for c in covariances)
+    carried = float(torch.linalg.eigvalsh(step @ covariances[0] @ step.mT)[-1])
+    norm = float(torch.linalg.matrix_norm(step, 2))
+    return {
+        "covariance": math.sqrt(carried * by_head),
+        "covariance_norms": norm * math.sqrt(by_embedding * by_head),
+    }
 
 
 def _factors(z: Tensor) -> dict[str, float]:
@@ -143,41 +180,3 @@ def _largest_ratio(count: int) -> float:
             entropy = -fit * x * math.log(x) - (rest * math.log(rest) if rest else 0.0)
             largest = max(largest, (1 - x) / math.sqrt(entropy))
     return largest
-
-
-def attention_statements(case: Case) -> Iterator[Statement]:
-    """Prop. 3, with the norm and the effective rank that it leaves open."""
-    query = len(case.sequence) - 1
-    keys = sorted({query * i // 8 for i in range(8)})
-    depth = len(case.policy.blocks)
-    layer, layers = depth // 2, sorted({0, depth // 2, depth - 1})
-    paths = attention_paths(case.policy, case.sequence, query, keys, layers)
-    (path,) = (p for p in paths if (p.layer, p.key) == (layer, keys[-1]))
-    dense = _dense_path(case.policy, case.sequence, layer, keys[-1], query)
-    norm = float(torch.linalg.matrix_norm(dense, 2))
-    name, note = "‖∂h_query/∂h_key‖₂ of a block = dense, through the model", f"block {layer}"
-    yield equality(name, "Prop. 3", path.norm, norm, NORM, note=note)
-    name = "its effective rank ‖·‖_F² / ‖·‖₂² likewise"
-    rank = float(dense.square().sum()) / norm**2
-    yield equality(name, "Prop. 3", path.effective_rank, rank, NORM, note=note)
-    widest = max(paths, key=lambda path: path.effective_rank)
-    each = [weight_correlation([path for path in paths if path.layer == i]) for i in layers]
-    name = "effective rank of the attention path ≤ d_head · n_heads"
-    note = f"the width is {widest.width}; rank correlation of its norm with the attention "
-    note += f"weight {min(each):.2f} to {max(each):.2f} by layer"
-    sides = widest.effective_rank, float(widest.rank_bound)
-    yield inequality(name, "Prop. 3", *sides, note=note)
-
-
-def _dense_path(policy: Policy, sequence: list[int], layer: int, key: int, query: int) -> Tensor:
-    """∂h_query^(ℓ)/∂h_key^(ℓ−1) with the whole model run, one backward pass a row of it."""
-    below: Site = layer - 1 if layer else "embedding"
-    ids = torch.tensor([sequence], device=policy.device)
-
-    def through(moved: Tensor) -> Tensor:
-        # In this order, since what is recorded at the embedding is a leaf.
-        with recorded(policy, [layer]) as states, shifted(policy, below, key, moved):
-            policy.model.base_model(input_ids=ids.expand(len(moved), -1), use_cache=False)
-        return states[layer][:, query]
-
-    return _dense(through, policy.head.new_zeros(policy.head.shape[1]))

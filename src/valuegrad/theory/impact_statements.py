@@ -16,7 +16,7 @@ from torch import Tensor
 
 from valuegrad.credit.enumeration import enumerate_completions, enumerated_value_gradient
 from valuegrad.credit.value_gradient import value_gradient
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.impact import teacher_forced, vocabulary
 from valuegrad.impact.headroom import headroom
 from valuegrad.impact.settings import ALPHA

@@ -9,7 +9,7 @@ from torch import Tensor
 from valuegrad.credit.costate_difference import difference_by_recursion, state_costates
 from valuegrad.credit.relaxed import Relaxed, Reward, relaxed_costates
 from valuegrad.credit.theorem_one import theorem_one
-from valuegrad.group_advantages import group_advantages
+from valuegrad.finite_groups import group_advantages
 from valuegrad.methods import advantages
 from valuegrad.model.cache import decode_embedding, prefill
 from valuegrad.model.policy import Policy, logits

@@ -11,6 +11,7 @@ import torch
 from valuegrad.errors import UserError
 from valuegrad.model.policy import Policy
 from valuegrad.theory import (
+    attention_statements,
     continuous_lens,
     credit_statements,
     gap_statements,
@@ -32,7 +33,7 @@ PARTS: dict[str, Callable[[Case], Iterable[Statement]]] = {
     "exact answers": value_statements.answer_statements,
     "relaxed rollouts": relaxed_statements.relaxed_statements,
     "sampling gap": gap_statements.sampling_gap_statements,
-    "attention paths": gap_statements.attention_statements,
+    "attention paths": attention_statements.attention_statements,
     "Theorem 1": theorem_one_statements.theorem_one_statements,
     "impact": impact_statements.impact_statements,
     "impact of exact answers": impact_statements.exact_answer_statements,

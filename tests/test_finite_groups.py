@@ -8,9 +8,9 @@ import torch
 from scipy.stats import binom
 from tests import oracles
 
-from valuegrad import group_advantages as module
+from valuegrad import finite_groups as module
 from valuegrad.errors import UserError
-from valuegrad.group_advantages import group_advantages, limit_advantages
+from valuegrad.finite_groups import group_advantages, limit_advantages
 
 VALUES = {"indicator": [0.0, 1.0], "signs": [-1.0, 1.0], "graded": [-0.4, 0.3, 2.0]}
 
