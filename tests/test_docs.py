@@ -142,6 +142,10 @@ def test_every_source_of_verify_is_in_the_index_and_every_one_there_is_a_source(
     assert {source for row in named for source in row} == sources
     for row, given in zip(INDEX, named, strict=True):
         assert given or row[VERIFIED].startswith("–"), row
+    corrections = (ROOT / "docs" / "corrections.md").read_text()
+    shown = re.findall(r'"((?:Eq|Prop|Thm|Correction|Corollary|Lemma|Theory)\b[^"]*)"', corrections)
+    assert len(shown) > 10
+    assert set(shown) <= sources
 
 
 def test_every_statement_of_the_index_has_an_oracle_in_the_tests():

@@ -25,13 +25,16 @@ def update_statements(case: Case) -> Iterator[Statement]:
     """The policy update over all tokens and groups; what it promises on its own prompts."""
     policy, prompts = case.policy, _prompts(case)
     formed = vocabulary.update(policy, prompts, "grpo", GROUP)
-    found = [_objective_gradient(case, prompts, row) for row in range(len(prompts))]
-    total = [torch.stack(parts).mean(0) for parts in zip(*found, strict=True)]
+    total = [torch.zeros_like(g) for g in formed.gradients]
+    for row in range(len(prompts)):
+        # One prompt's gradients at a time: each is as large as the model.
+        for sum_of_them, part in zip(total, _objective_gradient(case, prompts, row), strict=True):
+            sum_of_them.add_(part, alpha=1 / len(prompts))
     size = math.sqrt(sum(float(g.square().sum()) for g in total))
     name = f"update = mean gradient of Eq. 1 over all tokens and groups of {GROUP}"
     left = [*formed.gradients, torch.tensor(formed.gradient_norm, dtype=torch.float64)]
     yield equality(name, "Eq. 1", left, [*total, torch.tensor(size, dtype=torch.float64)])
-    del formed, found, total, left
+    del formed, total, left
     own = _gain(case, prompts, prompts)
     rows = range(len(prompts))
     others = [
