@@ -105,7 +105,7 @@ def test_counting_enumerating_and_drawing_agree(method, monkeypatch):
     """The three ways in which the others are summed over; draws to their own accuracy."""
     values, p = tensor([0.0, 0.2, 1.0]), distributions(3, prompts=4)
     counted = group_advantages(values, p, method, 5, 1).expected
-    one_by_one = [mean(*part) for part in module._enumerated(values, p, method, 5, 1)]
+    one_by_one = [mean(*part) for part in module._enumerated(values, p, p, method, 5, 1)]
     torch.testing.assert_close(counted, torch.cat(one_by_one), rtol=1e-12, atol=1e-14)
     monkeypatch.setattr(module, "LATTICE", 0)
     drawn = group_advantages(values, p, method, 5, 1).expected
@@ -127,7 +127,7 @@ def test_many_values_of_an_advantage_are_pooled_with_their_means():
     assert found.nodes.shape[2] == module.POOLED
     torch.testing.assert_close((found.weights * found.nodes).sum(2), found.expected)
     spread = (found.weights * (found.nodes - found.expected[:, :, None]).square()).sum(2).sqrt()
-    weights, every = next(module._counted(values, p, "grpo", 16, 1))
+    weights, every = next(module._counted(values, p, p, "grpo", 16, 1))
     whole = (weights * (every - found.expected[:, :, None]).square()).sum(2).sqrt()
     # What a norm over the distribution loses by the pooling.
     assert ((spread - whole).abs() < 0.03 * whole).all()
@@ -147,3 +147,27 @@ def test_what_is_refused():
         group_advantages(zero_one, p, "grpo", 1, 1)
     with pytest.raises(UserError, match="rows that sum to 1"):
         group_advantages(zero_one, p / 2)
+
+
+@pytest.mark.parametrize("low", [0.0, 1e4, 1e6, -1e6])
+def test_an_offset_of_the_rewards_changes_nothing(low):
+    p = tensor([[0.3, 0.7]])
+    for method in ("grpo", "dr_grpo", "rloo", "ppo"):
+        plain = group_advantages(tensor([0.0, 1.0]), p, method, 6, 2)
+        moved = group_advantages(tensor([low, low + 1]), p, method, 6, 2)
+        torch.testing.assert_close(moved.expected, plain.expected, rtol=1e-9, atol=1e-12)
+        assert moved.values.tolist() == [low, low + 1]
+
+
+def test_large_groups_and_batches_are_counted_for_two_rewards_and_drawn_for_more():
+    """16 × 2,048 actions, and more numbers than a Sobol sequence has."""
+    p = tensor([[0.9, 0.1], [0.5, 0.5]])
+    zero_one = tensor([0.0, 1.0])
+    found = group_advantages(zero_one, p, "ppo", 16, 2048)
+    limit = limit_advantages(zero_one, p, "ppo")
+    torch.testing.assert_close(found.slope, limit.slope, rtol=1e-3, atol=0)
+    many = tensor([0.0, 0.1, 0.2, 0.4, 0.7, 1.0])
+    shares = distributions(6)
+    drawn = group_advantages(many, shares, "ppo", 700, 32)
+    limit = limit_advantages(many, shares, "ppo")
+    assert (drawn.expected - limit.expected).abs().max() < 0.02

@@ -62,6 +62,9 @@ def group_advantages(
     method: Method = "grpo",
     group_size: int = Budget.group_size,
     prompts_per_update: int = Budget.prompts_per_update,
+    *,
+    pool: Float[Tensor, "M K"] | None = None,
+    most: int = NODES,
 ) -> GroupAdvantages:
     """The advantages of a method given the own reward, over the others of a finite group.
 
@@ -74,6 +77,8 @@ def group_advantages(
         method: one of `METHODS`.
         group_size: G, actions drawn a prompt.
         prompts_per_update: Q, prompts of a batch; only ``ppo`` depends on it.
+        pool: of the rewards of each prompt that the others of a batch may be; the same by default.
+        most: values that an advantage is kept with, beyond which neighbours are taken together.
 
     Returns:
         Their means and distributions, float64: exact up to 30,000 combinations of the others'
@@ -100,15 +105,19 @@ def group_advantages(
         return _certain(v, v.expand_as(p), one)
     if len(v) == 1:
         return _certain(v, torch.zeros_like(p), one)
+    # Of rewards far from 0 the squares would hold nothing of their differences.
+    own, v = v, v - v.mean()
+    mean = (p * v).sum(1, keepdim=True)
+    pool = p if pool is None else pool.double()
     others = _others(method, group_size, prompts_per_update)
     every = _drawn
-    if len(v) <= COUNTED and (others + 1) ** (len(v) - 1) <= LATTICE:
+    if len(v) == 2 or (len(v) <= COUNTED and (others + 1) ** (len(v) - 1) <= LATTICE):
         every = _counted
     elif others < group_size and len(v) ** others <= LATTICE:
         every = _enumerated
     parts = [
-        (_mean(weights, found), *_pooled(weights, found))
-        for weights, found in every(v, p, method, group_size, prompts_per_update)
+        (_mean(weights, found), *pooled_nodes(weights, found, most))
+        for weights, found in every(v, p, pool, method, group_size, prompts_per_update)
     ]
     expected, nodes, weights = (torch.cat(part) for part in zip(*parts, strict=True))
     if method in ("dr_grpo", "rloo"):
@@ -122,7 +131,7 @@ def group_advantages(
         covariance = (p * (v - mean) * expected).sum(1)
         slope = torch.where(variance > 0, covariance / variance, 0.0)
     affine = len(v) == 2 or method in ("dr_grpo", "rloo")
-    return GroupAdvantages(v, expected, nodes, weights, slope, affine)
+    return GroupAdvantages(own, expected, nodes, weights, slope, affine)
 
 
 def limit_advantages(
@@ -153,7 +162,9 @@ def _others(method: Method, group_size: int, prompts: int) -> int:
     return group_size * (prompts if method == "ppo" else 1) - 1
 
 
-def _counted(v: Tensor, p: Tensor, method: Method, group_size: int, prompts: int) -> _Parts:
+def _counted(
+    v: Tensor, p: Tensor, pool: Tensor, method: Method, group_size: int, prompts: int
+) -> _Parts:
     """Every way in which the others can be rewarded, by how many of them earn each reward."""
     others, free = _others(method, group_size, prompts), len(v) - 1
     shape = (others + 1,) * free
@@ -181,18 +192,20 @@ def _counted(v: Tensor, p: Tensor, method: Method, group_size: int, prompts: int
         return total
 
     step = max(1, ELEMENTS // (len(counts) * len(v)))
-    pool = None
+    rest_of_batch = None
     if method == "ppo" and prompts > 1:
-        sums = [wave(part).pow(group_size).sum(0) for part in torch.split(p, step)]
-        pool = (torch.stack(sums).sum(0) / len(p)).pow(prompts - 1)
+        sums = [wave(part).pow(group_size).sum(0) for part in torch.split(pool, step)]
+        rest_of_batch = (torch.stack(sums).sum(0) / len(pool)).pow(prompts - 1)
     for part in torch.split(p, step):
         transform = wave(part).pow(group_size - 1)
-        transform = transform if pool is None else transform * pool
+        transform = transform if rest_of_batch is None else transform * rest_of_batch
         chance = torch.fft.ifftn(transform, s=shape, dim=tuple(range(1, free + 1))).real
         yield chance.reshape(len(part), -1)[:, possible].clamp(min=0)[:, None], found
 
 
-def _enumerated(v: Tensor, p: Tensor, method: Method, group_size: int, prompts: int) -> _Parts:
+def _enumerated(
+    v: Tensor, p: Tensor, pool: Tensor, method: Method, group_size: int, prompts: int
+) -> _Parts:
     """Every reward of each of the others, of whom there are few."""
     others = group_size - 1
     kinds = torch.cartesian_prod(*[torch.arange(len(v), device=v.device)] * others)
@@ -202,14 +215,20 @@ def _enumerated(v: Tensor, p: Tensor, method: Method, group_size: int, prompts: 
         yield part[:, kinds].prod(2)[:, None], found
 
 
-def _drawn(v: Tensor, p: Tensor, method: Method, group_size: int, prompts: int) -> _Parts:
+def _drawn(
+    v: Tensor, p: Tensor, pool: Tensor, method: Method, group_size: int, prompts: int
+) -> _Parts:
     """As many groups of others as `DRAWS`, from the same numbers at every prompt."""
     size = _others(method, group_size, prompts) + 1
     wanted = size - 1 + (prompts - 1 if method == "ppo" else 0)
-    sobol = torch.quasirandom.SobolEngine(  # type: ignore[no-untyped-call]
-        wanted, scramble=True, seed=0
-    )
-    sequence = sobol.draw(DRAWS, dtype=torch.float64).to(v.device)
+    if wanted <= torch.quasirandom.SobolEngine.MAXDIM:
+        sobol = torch.quasirandom.SobolEngine(  # type: ignore[no-untyped-call]
+            wanted, scramble=True, seed=0
+        )
+        sequence = sobol.draw(DRAWS, dtype=torch.float64).to(v.device)
+    else:
+        generator = torch.Generator().manual_seed(0)
+        sequence = torch.rand(DRAWS, wanted, generator=generator, dtype=torch.float64).to(v.device)
 
     def earned(chances: Tensor, at: Tensor) -> Tensor:
         """Rewards at the quantiles, for prompts (B, K) or one prompt a draw (DRAWS, K)."""
@@ -219,11 +238,12 @@ def _drawn(v: Tensor, p: Tensor, method: Method, group_size: int, prompts: int) 
     own, rest = sequence[:, : group_size - 1], sequence[:, group_size - 1 :]
     other = v.new_zeros(DRAWS, 0)
     if method == "ppo":
-        whose = (rest[:, : prompts - 1] * len(p)).long().clamp(max=len(p) - 1)
+        whose = (rest[:, : prompts - 1] * len(pool)).long().clamp(max=len(pool) - 1)
         numbers = rest[:, prompts - 1 :].reshape(DRAWS, prompts - 1, group_size)
         # In an order of their own, so that the one that they are given in makes no difference.
-        pool = p[torch.tensor(sorted(range(len(p)), key=lambda row: p[row].tolist()))]
-        columns = [earned(pool[whose[:, q]], numbers[:, q]) for q in range(prompts - 1)]
+        order = sorted(range(len(pool)), key=lambda row: pool[row].tolist())
+        ordered = pool[torch.tensor(order)]
+        columns = [earned(ordered[whose[:, q]], numbers[:, q]) for q in range(prompts - 1)]
         other = torch.cat([other, *columns], 1)
     for part in torch.split(p, max(1, ELEMENTS // (DRAWS * max(len(v), group_size)))):
         group = earned(part, own.reshape(1, -1).expand(len(part), -1)).view(len(part), DRAWS, -1)
@@ -252,10 +272,10 @@ def _mean(weights: Tensor, found: Tensor) -> Tensor:
     return (weights * found).sum(2) / weights.sum(2)
 
 
-def _pooled(weights: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and probabilities, where they are more than `NODES` means of likely neighbours."""
+def pooled_nodes(weights: Tensor, found: Tensor, most: int = NODES) -> tuple[Tensor, Tensor]:
+    """Values and probabilities, where they are more than ``most`` means of likely neighbours."""
     weights, found = weights / weights.sum(2, keepdim=True) + 0 * found, found + 0 * weights
-    if found.shape[2] <= NODES:
+    if found.shape[2] <= most:
         return found, weights
     order = found.argsort(2)
     found, weights = found.gather(2, order), weights.gather(2, order)

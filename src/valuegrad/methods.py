@@ -9,7 +9,7 @@ of T_i tokens, stop token included:
 | dr_grpo   | r − mean                   | 1/L  | GRPO, loss_type="dr_grpo", scale_rewards="none" |
 | rloo      | r − mean of the others     | 1    | RLOO                                            |
 | reinforce | r                          | 1    | –                                               |
-| ppo       | as grpo, of the whole batch| 1/T  | GRPO, loss_type="grpo", scale_rewards="batch"   |
+| ppo       | as grpo, of the whole batch| 1/T  | – (its "batch" keeps the group's mean)          |
 
 L is the most tokens that a completion may have. Only where w depends on T is the expected update
 not the gradient of a mean reward (theory §7.3).

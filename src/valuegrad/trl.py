@@ -23,7 +23,7 @@ from valuegrad.credit.completions import Completions, completions
 from valuegrad.credit.costates import costates_at
 from valuegrad.credit.squared_norm import inner_product
 from valuegrad.errors import UserError, check_positive
-from valuegrad.impact.outcomes import two_values
+from valuegrad.impact.outcomes import check_alpha, two_values
 from valuegrad.impact.rollout_signals import LEAST
 from valuegrad.impact.sampled import sampled_headrooms
 from valuegrad.impact.settings import ALPHA
@@ -92,6 +92,7 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
         self._trainer: Any = None
         self._measured_at: int | None = None
         self._weights: dict[str, Tensor] = {}
+        self._warned = False
 
     def attach(self, trainer: Any) -> "CreditMonitor":
         """Watch a trainer from now on; before `train` is called.
@@ -156,8 +157,8 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
 
     def _measure(self, batch: dict[str, Any], since: int | None) -> dict[str, float]:
         groups = _Groups(self._trainer, batch)
-        whole, alpha = groups.whole, self.alpha
-        headrooms = sampled_headrooms(whole, alpha, two_values(whole)) if len(whole) else whole
+        whole = groups.whole
+        headrooms = self._headrooms(whole) if len(whole) else whole
         found = {
             "headroom": float(headrooms.mean()),
             "zero_spread_groups": float((whole.amax(1) == whole.amin(1)).sum()),
@@ -187,6 +188,17 @@ class CreditMonitor(TrainerCallback):  # type: ignore[misc]
             found["predicted_gain"] = float(gains.mean())
             found["predicted_gain_error"] = float(gains.std() / math.sqrt(len(gains)))
         return found
+
+    def _headrooms(self, rewards: Float[Tensor, "N G"]) -> Float[Tensor, " N"]:
+        """H_α of each group; NaN where α is not on the rewards' scale, which is said once."""
+        try:
+            check_alpha(torch.unique(rewards), self.alpha)
+        except UserError as error:
+            if not self._warned:
+                warnings.warn(f"valuegrad logs no headroom: {error}", stacklevel=2)
+            self._warned = True
+            return torch.full((len(rewards),), torch.nan, dtype=torch.float64)
+        return sampled_headrooms(rewards, self.alpha, two_values(rewards))
 
     def _log_probabilities(self, groups: "_Groups") -> Float[Tensor, "N G"]:
         parts = []

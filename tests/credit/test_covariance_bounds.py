@@ -61,3 +61,14 @@ def test_diameters_in_pieces_and_as_twice_the_radius(policy, monkeypatch, dtype)
     monkeypatch.setattr(module, "PAIRS", 0)
     for bound, exact in zip(table_diameters(chosen), whole, strict=True):
         assert exact <= bound <= 2 * exact
+
+
+@pytest.mark.parametrize(("architecture", "temperature"), [("llama", 0.1), ("gpt2", 0.02)])
+def test_float32_keeps_the_digits_of_a_policy_that_is_nearly_certain(
+    policy, architecture, temperature
+):
+    exact = sampling_gap(policy(architecture), SEQUENCE, 4, temperature)
+    found = sampling_gap(policy(architecture, "float32"), SEQUENCE, 4, temperature)
+    assert 0 < exact.gap < 1e-2
+    assert found.gap == pytest.approx(exact.gap, rel=1e-3)
+    assert found.gap <= found.bound_covariance * (1 + 1e-4)

@@ -361,3 +361,19 @@ def test_too_few_rollouts_are_refused(n, group):
     drawn = rollouts(policy, prompts, n, seed=0)
     with pytest.raises(UserError, match=rf"rollouts: got {n}; wanted at least {max(4, group + 2)}"):
         measure(policy, drawn, group_size=group)
+
+
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo"])
+def test_lambda_of_groups_whose_advantages_are_pooled(method):
+    """Beyond 32 values of an advantage: 40 in a group, over 30 repetitions of 3 prompts."""
+    policy = letters.policy("gpt2", scale=0.35)
+    asked = letters.asked(policy, letters.task(letters.answers("gpt2", scale=0.35)))
+    sizes = {"methods": [method], "group_size": 40}
+    exact = teacher_forced.measure(policy, asked, **sizes)[method].means.lambda_sample
+    prompts, n = letters.repeated(asked, 30), 60
+    drawn = letters.regrouped(rollouts(policy, asked, 30 * n, seed=1), n)
+    assert len(prompts) == 90
+    found = measure(policy, drawn, **sizes)[0][method].rows.lambda_sample.view(3, 30)
+    error = math.sqrt(float((found.var(1) / 30).sum())) / 3
+    assert abs(float(found.mean()) - exact) < 4 * error + 0.1 * exact
+    assert error < 0.15 * exact

@@ -194,3 +194,12 @@ def test_frozen_parameters_do_not_move(policy):
         assert all(p is not head for p in moving)
     finally:
         head.requires_grad_(True)
+
+
+def test_a_prompt_that_comes_twice_in_a_batch_has_other_rollouts_there(monkeypatch):
+    """Two groups of two of four rollouts are all four of them, whatever the order."""
+    monkeypatch.setattr(sampled_update, "SPLITS", 200)
+    r = torch.tensor([[0.0, 0.0, 1.0, 3.0]], dtype=torch.float64)
+    (wanted,) = oracles.group_advantages("ppo", r.tolist())
+    found = mean_advantages(r, "ppo", 2, 2)
+    torch.testing.assert_close(found[0], torch.tensor(wanted, dtype=torch.float64))

@@ -402,3 +402,22 @@ def test_refuses_a_task_without_prompts(policy, task):
     empty = Task("empty", (), (), task("olmo2").reward)
     with pytest.raises(UserError, match="task: got no prompts"):
         measure(policy("olmo2"), empty)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tolerance"), [((2, 1), 1e-6), ((2, 2), 0.1), ((4, 2), 0.1)], ids=str
+)
+def test_standard_errors_of_ppo_in_finite_batches(policy, task, enumeration, sizes, tolerance):
+    """A batch of one prompt does not see the others; of two it sees them in part."""
+    _, ps, rs, scores = enumeration("olmo2", "exact")
+    group, prompts = sizes
+    options = {"group_size": group, "prompts_per_update": prompts}
+    found = measure(policy("olmo2"), task("olmo2"), methods=["ppo"], **options)["ppo"]
+
+    def without(kept, name):
+        some = [[column[i] for i in kept] for column in (ps, rs, scores["final"])]
+        return oracles.measurements(*some, "ppo", **options)[name]
+
+    for name in ("alignment", "lambda_conditional"):
+        error = oracles.jackknife(lambda kept, name=name: without(kept, name), len(ps))
+        assert getattr(found.standard_errors, name) == pytest.approx(error, rel=tolerance), name

@@ -150,3 +150,10 @@ def test_the_same_for_a_seed():
 def test_wrong_requests_name_the_argument(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_one_prompt_says_nothing_of_which_is_the_best():
+    values = np.array([0.1, 0.2, 0.3])
+    drawn = true_draws(values, shared_prompts(values[:, None]), draws=50)
+    assert np.isnan(best_probability(drawn)).all()
+    assert np.isnan(rank_intervals(drawn)).all()

@@ -256,3 +256,20 @@ def test_the_step_as_the_predictor_has_no_partial_given_itself_and_no_p_value():
 def test_wrong_requests_name_the_argument(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+        [0.5 + 1e-9 * i**1.5 for i in range(9)],
+        [1e7 + i for i in range(9)],
+    ],
+    ids=["two values", "nearly constant", "far from 0"],
+)
+def test_scores_that_say_one_thing_in_two_ways_have_an_interval(scores):
+    """Values and their normal scores are then the same covariate."""
+    rng = np.random.default_rng(0)
+    gains = np.linspace(0.1, 0.9, 9)[:, None] + 0.01 * rng.normal(size=(9, 3))
+    found = correlate(np.array(scores), gains, steps=np.arange(9.0))
+    assert found.interval[0] <= found.spearman <= found.interval[1] + 1e-9

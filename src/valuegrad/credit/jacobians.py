@@ -109,8 +109,12 @@ def sampling_jacobian(
     head, embedding = policy.head, policy.embedding
     weight, total = (p.detach() / temperature).to(head), p.detach().to(head)
 
+    likeliest = int(p.argmax())
+
     def sample(rows: Float[Tensor, "m V"]) -> Float[Tensor, "m V"]:
-        # (diag p − ppᵀ) z / τ; symmetric, so it serves both directions.
+        # (diag p − ppᵀ) z / τ; symmetric, so it serves both directions. It does not see a constant:
+        # without the likeliest token's entry a policy that is nearly certain keeps its digits.
+        rows = rows - rows[:, likeliest : likeliest + 1]
         return weight * (rows - (rows @ total)[:, None])
 
     return step @ operator(

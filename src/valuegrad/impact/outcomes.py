@@ -13,7 +13,7 @@ from torch import Tensor
 from valuegrad.errors import UserError
 from valuegrad.impact.settings import ALPHA
 
-LEVELS = 256  # most rewards that groups are told apart by; more are rounded to so many
+LEVELS = 256  # most rewards that groups are told apart by; others count as the nearest of them
 SPAN = 4.0  # of rewards that the default α, meant for [0, 1], still says something about
 
 
@@ -26,10 +26,12 @@ class Outcomes:
 
 
 def levels(rewards: Tensor, most: int = LEVELS) -> Float[Tensor, " K"]:
-    """The different rewards of any number of outcomes; where they are more, as many even steps."""
+    """The different rewards of any number of outcomes; where they are more, quantiles of them."""
     values: Tensor = torch.unique(rewards.double())
     if len(values) > most:
-        return torch.linspace(float(values[0]), float(values[-1]), most).to(values)
+        # Even steps would leave nothing apart beside one reward that is far off.
+        places = torch.linspace(0, len(values) - 1, most, dtype=torch.float64).round().long()
+        return values[places]
     return values
 
 
@@ -65,7 +67,9 @@ def success(values: Float[Tensor, " K"]) -> float:
 def half_way(values: Float[Tensor, " K"]) -> float:
     """The mean reward from which on a prompt whose groups all earn the same counts as solved."""
     low, high = float(values[0]), float(values[-1])
-    if (low >= 0 and high <= 1) or len(values) == 1:
+    if len(values) == 1:
+        return low / 2 if low > 0 else 0.5
+    if len(values) > 2 and low >= 0 and high <= 1:
         return 0.5
     return (low + high) / 2
 

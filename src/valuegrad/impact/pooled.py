@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from valuegrad.finite_groups import GroupAdvantages
+from valuegrad.finite_groups import GroupAdvantages, group_advantages
 from valuegrad.impact.signal import Signals, left_out, strata_cells
 from valuegrad.methods import population_advantages
 
@@ -26,13 +27,55 @@ def shifted_advantages(limit: GroupAdvantages) -> tuple[GroupAdvantages, GroupAd
     return wider, replace(limit, nodes=limit.nodes - STEP * limit.slope[:, None, None])
 
 
+def elasticity(
+    values: Float[Tensor, " K"],
+    probabilities: Float[Tensor, "N K"],
+    squared: Float[Tensor, " N"],
+    group_size: int,
+    prompts_per_update: int,
+) -> float:
+    """How much of a change of the scale in the limit the alignment in finite batches sees.
+
+    A batch's own group does not change with the other prompts, and a few successes in it scale
+    alike whatever their rate. From the prompt without which the scale changes the most.
+    """
+    mean = (probabilities * values).sum(1)
+    second = (probabilities * values.square()).sum(1)
+    count = len(mean)
+    if count < 3 or prompts_per_update < 2:
+        return 0.0
+    slope = _scale(mean.mean()[None], second.mean()[None])[0]
+    without = [(x.sum() - x) / (count - 1) for x in (mean, second)]
+    change = (_scale(*without)[0] / slope).log()
+    out = int(change.abs().argmax())
+    others = torch.arange(count, device=mean.device) != out
+    if not change[out].abs() > 1e-12:
+        return 1.0
+    some, sizes = probabilities[others], (group_size, prompts_per_update)
+    whole, left = (
+        group_advantages(values, some, "ppo", *sizes, pool=pool).slope @ squared[others]
+        for pool in (probabilities, some)
+    )
+    return float((left / whole).log() / change[out]) if whole > 0 and left > 0 else 1.0
+
+
+def _scale(mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and baseline of advantages that are normalised by these moments."""
+    variance = (second - mean.square()).clamp(min=0)
+    given = population_advantages(mean, variance, "grpo")
+    return given.slope, given.baseline
+
+
 def pooled_rows(
-    rows: Signals, derivatives: Sequence[Tensor], strata: Sequence[str] | None = None
+    rows: Signals,
+    derivatives: Sequence[Tensor],
+    seen: float,
+    strata: Sequence[str] | None = None,
 ) -> Signals:
     """Rows of which the jackknife over means is that of the whole measurement, moments included.
 
     The derivatives are those of E‖λ̂ − G‖, each (N,), by the logarithm of the scale and by the
-    baseline of the advantages.
+    baseline of the advantages; ``seen`` is the `elasticity` of finite batches.
     """
     by_scale, by_baseline = derivatives
     count = len(rows.reward)
@@ -41,12 +84,8 @@ def pooled_rows(
     cells = strata_cells(strata, count)
     mean, second = rows.reward, rows.reward_variance + rows.reward.square()
 
-    def moments(total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-        given = population_advantages(total, (squares - total.square()).clamp(min=0), "grpo")
-        return given.slope, given.baseline
-
-    slope, baseline = moments(mean.mean()[None], second.mean()[None])
-    slopes, baselines = moments(left_out(mean, cells), left_out(second, cells))
+    slope, baseline = _scale(mean.mean()[None], second.mean()[None])
+    slopes, baselines = _scale(left_out(mean, cells), left_out(second, cells))
     scale, shift = slopes / slope - 1, baselines - baseline
 
     def with_change(values: Tensor, change: Tensor) -> Tensor:
@@ -60,19 +99,19 @@ def pooled_rows(
         return values - weight * change + (change + weight * change).mean()
 
     def distance(ratio: Tensor) -> Tensor:
-        """What the other scale changes in Λ = |ψ − 1| Σ."""
+        """What another scale changes in Λ = |ψ − 1| Σ, by its relative change."""
         alike: Tensor = left_out((ratio - 1).sign() * ratio * rows.sigma, cells)
-        return alike * scale
+        return alike
 
     norm = rows.sigma.clamp(min=0).sqrt()
     sampled = left_out(norm * by_scale, cells) * scale
     sampled = sampled + left_out(norm * by_baseline, cells) * shift
     changes = {
-        "alignment": left_out(rows.alignment, cells) * scale,
+        "alignment": left_out(rows.alignment, cells) * scale * seen,
         "alignment_population": left_out(rows.alignment_population, cells) * scale,
-        "lambda_conditional": distance(rows.slope),
-        "lambda_conditional_population": distance(slope.expand(count)),
-        "lambda_sample": sampled,
+        "lambda_conditional": distance(rows.slope) * scale * seen,
+        "lambda_conditional_population": distance(slope.expand(count)) * scale,
+        "lambda_sample": sampled * seen,
         "lambda_sample_population": sampled,
     }
     return replace(

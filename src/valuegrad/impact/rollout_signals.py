@@ -18,7 +18,12 @@ from torch import Tensor
 
 from valuegrad.budget import Method
 from valuegrad.credit.squared_norm import inner_product, squared_norm
-from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
+from valuegrad.finite_groups import (
+    GroupAdvantages,
+    group_advantages,
+    limit_advantages,
+    pooled_nodes,
+)
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
 from valuegrad.impact.mixing import Mixing, mixing
 from valuegrad.impact.outcomes import levels, nearest
@@ -44,6 +49,16 @@ class Rewarded:
     group_size: int
     finite: Mapping[Method, GroupAdvantages]
     limit: Mapping[Method, GroupAdvantages]
+
+    @property
+    def values(self) -> Float[Tensor, " K"]:
+        """The different rewards."""
+        return next(iter(self.finite.values())).values
+
+    @property
+    def mass(self) -> Float[Tensor, "N K"]:
+        """The share of each prompt's rollouts that earned each reward."""
+        return _mass(self.rewards, self.values)
 
     @property
     def hit(self) -> Float[Tensor, "N n"]:
@@ -76,9 +91,7 @@ def rewarded(
     sizes = group_size, prompts_per_update
     if pair is None:
         values = levels(r, LEVELS)
-        mass = torch.zeros(len(r), len(values), dtype=r.dtype)
-        kinds = nearest(values, r)
-        mass.scatter_add_(1, kinds, torch.full_like(r, 1 / r.shape[1]))
+        mass = _mass(r, values)
         finite = {m: group_advantages(values, mass, m, *sizes) for m in methods}
         return Rewarded(r, pair, group_size, finite, {m: _limit(r, values, m) for m in methods})
     values = torch.tensor(pair, dtype=torch.float64)
@@ -87,13 +100,18 @@ def rewarded(
     finite, limit = dict[Method, GroupAdvantages](), dict[Method, GroupAdvantages]()
     for m in methods:
         if m == "ppo":
-            p = hit.mean(1)
-            both = torch.stack((1 - p, p), 1)
+            both = _mass(r, values)
             finite[m] = group_advantages(values, both, m, *sizes)
             limit[m] = limit_advantages(values, both, m)
         else:
             finite[m], limit[m] = _over_fit(fit, values, m, group_size)
     return Rewarded(r, pair, group_size, finite, limit)
+
+
+def _mass(r: Tensor, values: Tensor) -> Tensor:
+    found = torch.zeros(len(r), len(values), dtype=r.dtype)
+    found.scatter_add_(1, nearest(values, r), torch.full_like(r, 1 / r.shape[1]))
+    return found / found.sum(1, keepdim=True)
 
 
 def _limit(r: Tensor, values: Tensor, method: Method) -> GroupAdvantages:
@@ -121,15 +139,16 @@ def _over_fit(
 ) -> tuple[GroupAdvantages, GroupAdvantages]:
     """Advantages in finite groups and in the limit, expected over what p may be."""
     grid, posterior = torch.from_numpy(fit.grid), torch.from_numpy(fit.posterior)
-    every = group_advantages(values, torch.stack((1 - grid, grid), 1), method, group_size)
+    both = torch.stack((1 - grid, grid), 1)
+    every = group_advantages(values, both, method, group_size, most=group_size)
 
     def mean(x: Tensor) -> Tensor:
         return torch.einsum("np,p...->n...", posterior, x)
 
     # What an advantage can be does not depend on p, only how likely it is; reinforce's are fixed.
-    nodes = every.nodes[:1].expand(len(posterior), -1, -1)
+    nodes, weights = pooled_nodes(mean(every.weights), every.nodes[:1])
     slope = mean(every.slope)
-    finite = GroupAdvantages(values, mean(every.expected), nodes, mean(every.weights), slope, True)
+    finite = GroupAdvantages(values, mean(every.expected), nodes, weights, slope, True)
     p = posterior @ grid
     step = float(values[1] - values[0])
     slope = torch.ones_like(p)

@@ -24,7 +24,7 @@ from valuegrad.errors import UserError
 from valuegrad.impact.headroom import headroom
 from valuegrad.impact.mixing import Mixing, pseudo_values
 from valuegrad.impact.outcomes import check_alpha, half_way, success, two_values
-from valuegrad.impact.pooled import pooled_rows
+from valuegrad.impact.pooled import elasticity, pooled_rows
 from valuegrad.impact.rollout_signals import (
     LEAST,
     fitted,
@@ -101,7 +101,9 @@ def measure(
         if m == "ppo":
             # By the scale: Λ_sample of large Â is proportional to it.
             changes = _error_of(rows), torch.zeros_like(rows.sigma)
-            uncertain = pooled_rows(uncertain, changes, strata)
+            sizes = group_size, prompts_per_update
+            seen = elasticity(given.values, given.mass, rows.sigma.clamp(min=0), *sizes)
+            uncertain = pooled_rows(uncertain, changes, seen, strata)
         options = (alpha, group_size, rows, uncertain)
         impacts[m] = summarise(
             m, site, *options, sampled=True, middle=half_way(values), strata=strata

@@ -107,9 +107,10 @@ def _over_draws(r: Tensor, method: Method, group_size: int, prompts: int) -> Ten
         total.index_add_(1, groups.flatten(), found)
         return total * (n / groups.numel())
     draws = -(-SPLITS * count * n // (prompts * group_size))
-    for part in torch.split(torch.arange(draws), max(1, ELEMENTS // (prompts * n))):
+    for part in torch.split(torch.arange(draws), max(1, ELEMENTS // (max(prompts, count) * n))):
         which = torch.randint(count, (len(part), prompts, 1), generator=generator)
-        order = torch.rand(len(part), prompts, n, generator=generator).argsort(2)
+        each = torch.rand(len(part), count, n, generator=generator).argsort(2)
+        order = each.gather(1, which.expand(-1, -1, n))
         # A prompt that comes twice in a batch has other rollouts there, where there are enough.
         before = (which == which.mT).tril(-1).sum(2, keepdim=True)
         columns = order.gather(2, (before * group_size + torch.arange(group_size)) % n)

@@ -17,7 +17,7 @@ class Sampling:
     Attributes:
         estimator: closed-form (tasks with one-token answers or an exact reward), sampled (any), or
             auto (closed-form where it can be).
-        rollouts: completions drawn of each prompt; at least 4, and the group size.
+        rollouts: completions drawn of each prompt; at least two more than the group size.
         branch: deeper states of each prompt that get rollouts of their own.
         rollout_seed: of the draws.
         probe_steps: steps that the probe's move is made of, its update formed anew after each; by

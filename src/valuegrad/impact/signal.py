@@ -99,8 +99,8 @@ class Impact:
         alpha: of the headroom, in inverse reward units.
         group_size: actions a group.
         means: the measurements (Eqs. 24 to 28).
-        standard_errors: of the means over prompts; the batch's mean and deviation that ppo
-            normalises by are taken as given. NaN where prompts do not tell.
+        standard_errors: of the means over prompts, by stratum; of ppo with what leaving a prompt
+            out does to the batch's mean and deviation. NaN where prompts do not tell.
         rows: the measurements of each prompt.
         middle: the reward from which on a prompt whose groups all earn the same is solved.
     """

@@ -29,7 +29,7 @@ from valuegrad.credit.score_geometry import (
 from valuegrad.credit.scores import prompt_state_scores, scored
 from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
-from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
+from valuegrad.impact.pooled import STEP, elasticity, pooled_rows, shifted_advantages
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import (
     Impact,
@@ -96,7 +96,8 @@ def measure(
         uncertain = None
         if m == "ppo":
             changes = [(x - other) / STEP for x in errors[-2:]]
-            uncertain = pooled_rows(rows, changes, prompts.strata)
+            seen = elasticity(*known, squared, group_size, prompts_per_update)
+            uncertain = pooled_rows(rows, changes, seen, prompts.strata)
         options = (alpha, group_size, rows, uncertain)
         result[m] = summarise(m, gradients.site, *options, strata=prompts.strata)
     return result

@@ -26,7 +26,7 @@ from valuegrad.credit.value_gradient import (
 from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
 from valuegrad.impact.outcomes import Outcomes, check_alpha, half_way, levels, nearest, success
-from valuegrad.impact.pooled import STEP, pooled_rows, shifted_advantages
+from valuegrad.impact.pooled import STEP, elasticity, pooled_rows, shifted_advantages
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import (
     Impact,
@@ -117,7 +117,10 @@ def measure(
     for m in methods:
         at = found[m]
         rows = signals(moments, finite[m].slope, squared, at.finite, at.limit)
-        uncertain = pooled_rows(rows, at.derivatives, prompts.strata) if m == "ppo" else None
+        uncertain = None
+        if m == "ppo":
+            seen = elasticity(*known, squared, group_size, prompts_per_update)
+            uncertain = pooled_rows(rows, at.derivatives, seen, prompts.strata)
         options = (alpha, group_size, rows, uncertain)
         result[m] = summarise(m, site, *options, middle=half_way(values), strata=prompts.strata)
     return result

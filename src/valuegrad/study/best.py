@@ -77,6 +77,9 @@ def true_draws(
     wanted = f"shape {(len(x), len(x))}"
     require(fits, "error", f"shape {error.covariance.shape}", wanted, "pass one row a checkpoint")
     require(draws > 0, "draws", draws, "a whole number above 0", "use the default")
+    if np.isnan(error.covariance).all():
+        # One prompt does not tell how far others are from it.
+        return np.full((draws, len(x)), -np.inf)
     known = np.flatnonzero(~np.isnan(x))
     drawn_Bn = np.full((draws, len(x)), -np.inf)
     if len(known):

@@ -32,6 +32,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 9999
 SEED_SHARE = 0.25  # of the gains' variance over checkpoints; noisier gains get no interval
 ENOUGH = 8  # checkpoints for two slopes: a gain may go with ranks of the scores or with their size
+SINGULAR = 1e-6  # relative singular value below which a column says nothing of its own
 NO_INTERVAL = (math.nan, math.nan)
 FIELDS = ("spearman", "interval", "p_value", "partial_given_reward", "partial_given_step")
 
@@ -186,7 +187,7 @@ def _interval(
         mean,
         variance * np.eye(n),
         freedom=float(n * (count - 1)),
-        covariates=[normal_scores, s / np.abs(s).max()][: 1 + (n >= ENOUGH)],
+        covariates=_independent([normal_scores, s][: 1 + (n >= ENOUGH)]),
         places=places,
         draws=draws,
         seed=seed,
@@ -194,6 +195,15 @@ def _interval(
     levels = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(rank_correlation(s, drawn_Bn), levels, method="inverted_cdf")
     return float(low), float(high)
+
+
+def _independent(columns: list[FloatArray]) -> list[FloatArray]:
+    """Centred columns that span the same, without those that the others say up to rounding."""
+    centred = np.stack([x - x.mean() for x in columns], 1)
+    sizes = np.linalg.norm(centred, axis=0)
+    kept = centred[:, sizes > 0] / sizes[sizes > 0]
+    left, values, _ = np.linalg.svd(kept, full_matrices=False)
+    return list(left[:, values > SINGULAR * values[0]].T)
 
 
 def _partial(s: FloatArray, g: FloatArray, given: FloatArray, name: str) -> float | str:

@@ -42,7 +42,8 @@ def trajectory_p_value(
     `level`, if one of the two is an AR(1) series with any φ from 0 to 1.
     """
     tested = _permutations(len(x) - 1, resamples, rng)
-    x, y = x / np.abs(x).max(), y / np.abs(y).max()
+    x, y = (z - z.mean() for z in (x, y))
+    x, y = (z / (np.abs(z).max() or 1.0) for z in (x, y))
     largest = 0.0
     for phi in AUTOCORRELATIONS:
         u, v = (np.round(z[1:] - phi * z[:-1], DIGITS) for z in (x, y))

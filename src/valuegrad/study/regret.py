@@ -20,8 +20,8 @@ def regret(scores: FloatArray, gains: FloatArray, *, seed: int = 0) -> float:
     The highest of noisy mean gains is too high, so that max_i g_i − g_N* is above 0 even for a
     perfect choice. Instead one half of the seeds says which checkpoint is the best and the other
     half what it gains; all splits are averaged (1,000 of them where there are more). This is what
-    choosing by RL runs with half the seeds would gain over N*, without bias: less than 0 where N*
-    is better than that.
+    choosing by RL runs with half the seeds would gain over N*, without bias (of an odd number S the
+    mean over (S − 1)/2 and (S + 1)/2 of them): less than 0 where N* is better than that.
 
     Args:
         scores: the predictor, shape (n,). Tied checkpoints count with their mean gain, a NaN is
