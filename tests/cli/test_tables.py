@@ -72,7 +72,8 @@ def test_predictors_are_in_order_of_their_correlation():
     found = document()
     found["predictors"]["entropy"] |= {"spearman_gain": None, "p_value": None}
     header, first, *rest = printed(predictor_table(study_result(found)))
-    assert len(rest) == len(PREDICTORS) - 1
+    # A name too wide for its column goes on in a line of its own.
+    assert len([line for line in rest if len(line) > 1]) == len(PREDICTORS) - 1
     assert first == [DEFAULT, "1", "0.9", "…", "1", "0.0002", "–", "–", "0"]
     assert rest[-1][:2] == ["entropy", "–"]
     assert {"|reward", "|step"} <= set(header)
@@ -94,7 +95,7 @@ def test_a_statement_of_the_paper_that_fails_is_no_alarm():
 
 def test_bounds_are_named_by_their_folder():
     row = {"checkpoint": "runs/step10", "entropy": 0.5, "gap": math.nan}
-    assert printed(bound_table({"checkpoints": [row]}))[1] == ["step10", "0.5", *"––––"]
+    assert printed(bound_table({"checkpoints": [row]}))[1] == ["step10", "0.5", *"–––––"]
 
 
 def test_bounds_of_two_runs_are_told_apart():

@@ -66,4 +66,4 @@ def test_the_title_counts_what_breaks_a_bound():
         "2 of 9 points break a bound"
     )
     title = bound_chart(points, summary([1])).to_dict()["title"]["text"]
-    assert "covariances 1.3 times the gap" in title
+    assert "covariances is 1.3 times the gap" in title
