@@ -90,6 +90,8 @@ from .impact.vocabulary import measure as measure
 from .impact.headroom import headroom as headroom
 from .impact.mixing import mixing as mixing
 from .impact.held_out import held_out_rewards as held_out_rewards
+from .impact.forecast import Forecast as Forecast
+from .impact.forecast import forecast as forecast
 from .impact.probe import Probe as Probe
 from .impact.probe import probe as probe
 from .impact.settings import Sampling as Sampling

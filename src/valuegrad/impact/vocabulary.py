@@ -105,8 +105,8 @@ def measure(
             chunks = list(chunks)
         values = _values(policy, prompts)
         check_alpha(values, alpha)
-        moments, outcomes = _moments(policy, prompts, chunks, values, alpha, group_size)
-        known = values, outcomes.probabilities
+        moments, found_outcomes = _moments(policy, prompts, chunks, values, alpha, group_size)
+        known = values, found_outcomes.probabilities
         finite = {m: group_advantages(*known, m, group_size, prompts_per_update) for m in methods}
         limit = {m: limit_advantages(*known, m) for m in methods}
         if not kept:
@@ -134,6 +134,16 @@ def rewards(policy: Policy, prompts: Prompts) -> Float[Tensor, " N"]:
     return torch.cat([(p * prompts.reward_table(policy, rows)).sum(1) for rows, p in chunks])
 
 
+@torch.no_grad()
+def outcomes(policy: Policy, prompts: Prompts) -> Outcomes:
+    """The different rewards, and the probability of each at every prompt."""
+    values = _values(policy, prompts)
+    states = prompt_states(policy, prompts.tokens)
+    chunks = _chunks(policy, states, head_chunks(policy, len(prompts)))
+    mass = [_mass(prompts, policy, rows, p, values) for rows, p in chunks]
+    return Outcomes(values, torch.cat(mass))
+
+
 def update(
     policy: Policy,
     prompts: Prompts,
@@ -146,9 +156,7 @@ def update(
     together = None
     if method == "ppo":
         # Its advantages at one prompt depend on the rewards at all.
-        states = prompt_states(policy, prompts.tokens)
-        chunks = _chunks(policy, states, head_chunks(policy, len(prompts)))
-        mass = torch.cat([_mass(prompts, policy, rows, p, values) for rows, p in chunks])
+        mass = outcomes(policy, prompts).probabilities
         together = group_advantages(values, mass, method, group_size, prompts_per_update)
     parameters = moving_parameters(policy)
     gradients = [torch.zeros_like(p) for p in parameters]
