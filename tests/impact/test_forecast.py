@@ -103,7 +103,8 @@ def test_the_second_moment_of_batches_with_a_spread_weighs_by_their_chance(rank,
     def moments(count):
         found, chance = [], 0.0
         for _ in range(count):
-            g, chance = module._batch_gradient(start, prompts, budget, parameters, generator)
+            equal = module._equal_chance(start, prompts, budget)
+            g, chance = module._batch_gradient(start, prompts, budget, parameters, equal, generator)
             found.append(chance * (rays @ flat(g)).square())
         return torch.stack(found), chance
 

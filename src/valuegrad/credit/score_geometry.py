@@ -95,14 +95,13 @@ def mean_costate_error(
     token earns.
     """
     own = geometry.value_gradient.double().square().sum(1, keepdim=True)
-    total = p.new_zeros(len(p))
+    along, total = 2 * geometry.projection, p.new_zeros(len(p))
     for advantage, weight in zip(group.nodes.unbind(2), group.weights.unbind(2), strict=True):
-        likely = (weight > NEGLIGIBLE).any(1)
-        if not likely.any():
+        if not (weight > NEGLIGIBLE).any():
             continue
         given = advantage.gather(1, kinds)
         squared = geometry.squared_norm * given
-        squared -= 2 * geometry.projection
+        squared -= along
         squared.mul_(given).add_(own).clamp_(min=0).sqrt_().mul_(p)
         total += squared.mul_(weight.gather(1, kinds)).sum(1)
     return total

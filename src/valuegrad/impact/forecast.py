@@ -11,8 +11,7 @@ So batches are drawn given that one of their groups has a spread, and weigh by i
 N held-out prompts · K numbers of updates · Q prompts in a batch · G actions in a group
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from valuegrad.budget import Budget
 from valuegrad.errors import UserError
 from valuegrad.impact import vocabulary
 from valuegrad.impact.estimator import update_rows
-from valuegrad.impact.update import add_gradients, length, moving_parameters
+from valuegrad.impact.update import add_gradients, clipped, length, moving_parameters, restored
 from valuegrad.methods import advantages
 from valuegrad.model.batches import final_states
 from valuegrad.model.policy import Policy, check_full_precision, logits
@@ -109,19 +108,21 @@ def forecast(
     generator = torch.Generator().manual_seed(seed)
     before = vocabulary.rewards(policy, both.evaluation)
     known: dict[int, Tensor] = {}
-    with _kept(policy) as parameters:
+    parameters = moving_parameters(policy)
+    with restored(parameters):
+        for p in parameters:
+            p.data = p.data.clone()
         adam = _Adam(parameters, budget.learning_rate)
         size, gradients, level = 1, 0, before
         while adam.done < budget.updates[-1]:
-            mean = vocabulary.update(policy, *formed).gradients
+            expected = vocabulary.update(policy, *formed)
             gradients += 1
             squared = None
             if batches:
                 squared, share = _second_moment(policy, both.train, budget, batches, generator)
-                mean = [g.mul_(share) for g in mean]
+                mean = [g.mul_(share) for g in expected.gradients]
             else:
-                reached = max(length(mean) / budget.max_gradient_norm, 1.0)
-                mean = [g.div_(reached) for g in mean]
+                mean = clipped(expected, budget.max_gradient_norm).gradients
             size = min(size, budget.updates[-1] - adam.done)
             place = adam.place()
             while True:
@@ -156,20 +157,6 @@ def _check(budget: Budget, batches: int) -> None:
         if value != plain:
             fix = "leave it out of the budget that is forecast"
             raise UserError(name, str(value), f"{plain}, which the replay knows", fix)
-
-
-@contextmanager
-def _kept(policy: Policy) -> Iterator[list[Tensor]]:
-    """Parameters that may be moved while this is open; afterwards they are as they were."""
-    parameters = moving_parameters(policy)
-    saved = [p.data for p in parameters]
-    try:
-        for p in parameters:
-            p.data = p.data.clone()
-        yield parameters
-    finally:
-        for p, old in zip(parameters, saved, strict=True):
-            p.data = old
 
 
 class _Adam:
@@ -242,8 +229,9 @@ def _second_moment(
     parameters = moving_parameters(policy)
     squared = [torch.zeros_like(p) for p in parameters]
     kept = 0.0
+    equal = _equal_chance(policy, prompts, budget)
     for _ in range(count):
-        gradients, chance = _batch_gradient(policy, prompts, budget, parameters, generator)
+        gradients, chance = _batch_gradient(policy, prompts, budget, parameters, equal, generator)
         share = min(1.0, budget.max_gradient_norm / (length(gradients) + 1e-6))
         kept += share / count
         for total, g in zip(squared, gradients, strict=True):
@@ -256,14 +244,14 @@ def _batch_gradient(
     prompts: Prompts,
     budget: Budget,
     parameters: list[Tensor],
+    equal: Float[Tensor, " N"] | None,
     generator: torch.Generator,
 ) -> tuple[list[Tensor], float]:
     """The gradient of one batch, drawn given that a group has a spread, and the chance of that."""
     size, group = budget.prompts_per_update, budget.group_size
     order = torch.randint(len(prompts), (size,), generator=generator)
     chance = 1.0
-    if budget.method in GROUP_METHODS:
-        equal = _equal_chance(policy, prompts, group)
+    if equal is not None:
         chance = float(-torch.expm1(size * equal.mean().log()))
         if not chance > 0:
             return [torch.zeros_like(p) for p in parameters], 0.0
@@ -277,7 +265,7 @@ def _batch_gradient(
     p = z.detach().double().softmax(1).cpu()
     table = prompts.reward_table(policy, rows).cpu()
     actions = torch.multinomial(p, group, replacement=True, generator=generator)
-    if budget.method in GROUP_METHODS:
+    if equal is not None:
         actions[0] = _with_spread(p[0], table[0], group, generator)
     signal = advantages(table.gather(1, actions), budget.method) / (size * group)
     cotangent = torch.zeros_like(p).scatter_add_(1, actions, signal)
@@ -287,10 +275,12 @@ def _batch_gradient(
     return gradients, chance
 
 
-def _equal_chance(policy: Policy, prompts: Prompts, group: int) -> Float[Tensor, " N"]:
-    """The chance of each prompt that its whole group earns the same."""
+def _equal_chance(policy: Policy, prompts: Prompts, budget: Budget) -> Float[Tensor, " N"] | None:
+    """The chance of each prompt that its whole group earns the same; None where that may move."""
+    if budget.method not in GROUP_METHODS:
+        return None
     outcomes = vocabulary.outcomes(policy, prompts)
-    return outcomes.probabilities.pow(group).sum(1).clamp(max=1).cpu()
+    return outcomes.probabilities.pow(budget.group_size).sum(1).clamp(max=1).cpu()
 
 
 def _with_spread(p: Tensor, table: Tensor, group: int, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """The rewards that prompts can earn: which values, on what scale, and what counts as a success.
 
-N prompts · K different rewards · V vocabulary
+N prompts · K different rewards · A outcomes
 """
 
 import math
@@ -50,6 +50,15 @@ def nearest(values: Float[Tensor, " K"], rewards: Float[Tensor, "*B"]) -> Int[Te
     """Which of increasing values each reward is, or is nearest to."""
     middles = (values[1:] + values[:-1]) / 2
     return torch.searchsorted(middles, rewards.double().contiguous())
+
+
+def reward_mass(
+    values: Float[Tensor, " K"], kinds: Int[Tensor, "N A"], chances: Float[Tensor, "N A"]
+) -> Float[Tensor, "N K"]:
+    """The probability of each reward, from that of each outcome and from which one it earns."""
+    mass = chances.new_zeros(len(chances), len(values)).scatter_add_(1, kinds, chances)
+    # Many probabilities may add up to a little more than 1.
+    return mass / mass.sum(1, keepdim=True)
 
 
 def success(values: Float[Tensor, " K"]) -> float:

@@ -22,6 +22,7 @@ from valuegrad.budget import Budget, Method
 from valuegrad.errors import UserError
 from valuegrad.impact.estimator import Estimator, estimator
 from valuegrad.impact.settings import Sampling
+from valuegrad.impact.update import restored
 from valuegrad.model.policy import Policy, check_full_precision
 from valuegrad.prompts import tokenise
 from valuegrad.tasks.task import Task
@@ -103,18 +104,14 @@ def move(way: Estimator, before: Float[Tensor, " N"], distances: Sequence[float]
     """
     first = way.update(0)
     parameters, direction, steps = first.parameters, _direction(first.gradients), way.probe_steps
-    after, saved = [], [p.data for p in parameters]
+    after = []
     for distance in distances:
-        try:
+        with restored(parameters):
             for step in range(steps):
                 along = _direction(way.update(step).gradients) if step else direction
                 for p, d in zip(parameters, along, strict=True):
                     p.data = torch.add(p.data, d, alpha=distance / steps)
             after.append(way.rewards())
-        finally:
-            # They pointed to moved copies for a while, so that going back is exact and free.
-            for p, old in zip(parameters, saved, strict=True):
-                p.data = old
     return Probe(tuple(distances), before, torch.stack(after), first.gradient_norm)
 
 

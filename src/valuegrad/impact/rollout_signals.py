@@ -26,11 +26,11 @@ from valuegrad.finite_groups import (
 )
 from valuegrad.impact.costate_error import costate_error, two_valued_costate_error
 from valuegrad.impact.mixing import Mixing, mixing
-from valuegrad.impact.outcomes import levels, nearest
+from valuegrad.impact.outcomes import levels, nearest, reward_mass
 from valuegrad.impact.sampled_update import mean_advantages
 from valuegrad.impact.signal import GradientSignals
 from valuegrad.impact.signal_slopes import group_signal_slopes, inverse_deviation, signal_slopes
-from valuegrad.methods import XI
+from valuegrad.methods import XI, population_advantages, zero_spread
 
 LEAST = 4  # rollouts that an unbiased estimate needs
 LEVELS = 64  # most rewards that rollouts are told apart by
@@ -109,23 +109,18 @@ def rewarded(
 
 
 def _mass(r: Tensor, values: Tensor) -> Tensor:
-    found = torch.zeros(len(r), len(values), dtype=r.dtype)
-    found.scatter_add_(1, nearest(values, r), torch.full_like(r, 1 / r.shape[1]))
-    return found / found.sum(1, keepdim=True)
+    return reward_mass(values, nearest(values, r), torch.full_like(r, 1 / r.shape[1]))
 
 
 def _limit(r: Tensor, values: Tensor, method: Method) -> GroupAdvantages:
     """The limit of large groups from the moments of a prompt's rollouts."""
-    mean, spread = r.mean(1), r.amax(1) > r.amin(1)
-    slope, baseline = torch.ones_like(mean), mean
+    variance = r.var(1, correction=1 if method == "grpo" else 0)
+    given = population_advantages(r.mean(1), variance, method)
+    slope = given.slope
     if method == "grpo":
-        slope = torch.where(spread, 1 / (r.std(1) + XI), 0.0)
-    elif method == "ppo":
-        whole = (r.var(1, correction=0).mean() + mean.var(correction=0)).sqrt()
-        slope, baseline = slope / (whole + XI), mean.mean().expand_as(mean)
-    elif method == "reinforce":
-        baseline = torch.zeros_like(mean)
-    return _affine(values, slope, baseline)
+        # Whatever 1/ξ makes of rounding.
+        slope = torch.where(zero_spread(r), 0.0, slope)
+    return _affine(values, slope, given.baseline)
 
 
 def _affine(values: Tensor, slope: Tensor, baseline: Tensor) -> GroupAdvantages:
@@ -246,7 +241,7 @@ def _parted(gram: Tensor, r: Tensor, group_size: int) -> Tensor:
 
 def _inverse_deviations(values: Float[Tensor, "N n"]) -> Float[Tensor, " N"]:
     """1/(σ + ξ) of each group; 0 where all rewards are equal, whatever 1/ξ makes of rounding."""
-    return torch.where(values.amax(1) > values.amin(1), 1 / (values.std(1) + XI), 0.0)
+    return torch.where(zero_spread(values), 0.0, 1 / (values.std(1) + XI))
 
 
 def half_sample_corrected(estimate: Callable[[slice], Tensor], n: int) -> Tensor:

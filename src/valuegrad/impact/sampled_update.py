@@ -12,9 +12,9 @@ from torch import Tensor
 from valuegrad.budget import Budget, Method
 from valuegrad.credit.scores import prompt_state_scores
 from valuegrad.finite_groups import group_advantages
-from valuegrad.impact.outcomes import levels, nearest
+from valuegrad.impact.outcomes import levels, nearest, reward_mass
 from valuegrad.impact.update import Update, length, moving_parameters, weighted_gradients
-from valuegrad.methods import PER_LENGTH, XI, advantages, token_weight
+from valuegrad.methods import PER_LENGTH, advantages, token_weight, zero_spread
 from valuegrad.model.policy import Policy
 from valuegrad.sampler import Rollouts
 
@@ -73,8 +73,7 @@ def mean_advantages(
         return r
     others = (r.sum(1, keepdim=True) - r) / (n - 1)
     if method in ("rloo", "dr_grpo"):
-        same = r.amax(1, keepdim=True) == r.amin(1, keepdim=True)
-        centred = torch.where(same, 0.0, r - others)
+        centred = torch.where(zero_spread(r)[:, None], 0.0, r - others)
         return centred * (1 - 1 / group_size if method == "dr_grpo" else 1.0)
     if method == "grpo" and len(values := torch.unique(r)) <= 2:
         return _counted(r, values, group_size)
@@ -115,9 +114,8 @@ def _over_draws(r: Tensor, method: Method, group_size: int, prompts: int) -> Ten
         before = (which == which.mT).tril(-1).sum(2, keepdim=True)
         columns = order.gather(2, (before * group_size + torch.arange(group_size)) % n)
         batch = r[which, columns].flatten(1)
-        centred = batch - batch.mean(1, keepdim=True)
-        equal = batch.amax(1, keepdim=True) == batch.amin(1, keepdim=True)
-        found = torch.where(equal, 0.0, centred / (batch.std(1, keepdim=True) + XI))
+        # A batch is normalised as a whole, as a group is by grpo.
+        found = advantages(batch, "grpo")
         total.index_put_((which, columns), found.view(columns.shape), accumulate=True)
     return total * (count * n / (draws * prompts * group_size))
 
@@ -140,8 +138,7 @@ def reweighted_update(
     share = (logp.cpu() - drawn.logp).softmax(1)
     values = levels(drawn.rewards)
     kinds = nearest(values, drawn.rewards)
-    mass = torch.zeros(len(share), len(values), dtype=torch.float64).scatter_add_(1, kinds, share)
-    mass = mass / mass.sum(1, keepdim=True)
+    mass = reward_mass(values, kinds, share)
     group = group_advantages(values, mass, method, group_size, prompts_per_update)
     weight = share * group.expected.gather(1, kinds) / len(share)
     weight *= token_weight(method, _lengths(drawn), max_tokens)

@@ -7,7 +7,8 @@ clipped yet.
 R completions
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +31,17 @@ class Update:
 def moving_parameters(policy: Policy) -> list[Tensor]:
     """The parameters that RL moves."""
     return [p for p in policy.model.parameters() if p.requires_grad]
+
+
+@contextmanager
+def restored(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """While open parameters may point to other values; afterwards to the old ones, bit for bit."""
+    saved = [p.data for p in parameters]
+    try:
+        yield
+    finally:
+        for p, old in zip(parameters, saved, strict=True):
+            p.data = old
 
 
 def add_gradients(

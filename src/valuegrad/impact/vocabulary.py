@@ -25,7 +25,15 @@ from valuegrad.credit.value_gradient import (
 )
 from valuegrad.finite_groups import GroupAdvantages, group_advantages, limit_advantages
 from valuegrad.impact.headroom import log_mean_exp
-from valuegrad.impact.outcomes import Outcomes, check_alpha, half_way, levels, nearest, success
+from valuegrad.impact.outcomes import (
+    Outcomes,
+    check_alpha,
+    half_way,
+    levels,
+    nearest,
+    reward_mass,
+    success,
+)
 from valuegrad.impact.pooled import STEP, elasticity, pooled_rows, shifted_advantages
 from valuegrad.impact.settings import ALPHA
 from valuegrad.impact.signal import (
@@ -189,10 +197,7 @@ def _mass(
 ) -> Float[Tensor, "B K"]:
     """The probability of each reward."""
     kinds = nearest(values, prompts.reward_table(policy, rows))
-    mass = torch.zeros(len(p), len(values), dtype=p.dtype, device=p.device)
-    # A sum of probabilities may round above 1, and the most likely reward has the rest.
-    mass = mass.scatter_add_(1, kinds, p)
-    return mass / mass.sum(1, keepdim=True)
+    return reward_mass(values, kinds, p)
 
 
 def _chunks(
