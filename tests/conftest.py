@@ -223,7 +223,7 @@ def training(policy, task):
     return build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # any new training arguments reset accelerate's one state
 def trl_trainer(checkpoint, tmp_path_factory):
     """Return a real GRPOTrainer with TRL's own loss; tests set what it reads and replaces."""
     with warnings.catch_warnings():
